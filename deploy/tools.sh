@@ -1,0 +1,55 @@
+# Sourced by deploy/try and tests/run: installs what a fresh Debian or Ubuntu lacks, and nothing else.
+# shellcheck shell=bash
+
+say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"
+    elif command -v sudo >/dev/null; then sudo "$@"
+    else die "installing packages needs root: run this as root once, or install sudo"
+    fi
+}
+
+# need COMMAND[=PACKAGE]...: installs the packages whose command is missing (the package is named like its command unless said).
+need() {
+    local missing=() entry command package
+    for entry in "$@"; do
+        command=${entry%%=*} package=${entry#*=}
+        # nginx lives in /usr/sbin, which is not on every user's PATH.
+        PATH="$PATH:/usr/sbin:/sbin" command -v "$command" >/dev/null || missing+=("$package")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    command -v apt-get >/dev/null || die "please install: ${missing[*]} (this script knows apt-get only)"
+    say "installing ${missing[*]}"
+    # A service that the package would start (nginx on port 80) is not wanted: policy-rc.d exists only for this call.
+    local policy=/usr/sbin/policy-rc.d made=
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null && as_root chmod 755 "$policy" && made=1
+    fi
+    local status=0
+    as_root env DEBIAN_FRONTEND=noninteractive sh -c '
+        apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@" >/dev/null' sh "${missing[@]}" || status=$?
+    [ -n "$made" ] && as_root rm -f "$policy"
+    [ "$status" = 0 ] || die "apt-get could not install: ${missing[*]}"
+}
+
+# What a build needs: a C compiler and make, cmake and nasm (libjpeg-turbo with SIMD), and a Rust toolchain.
+need_build_tools() {
+    need cc=build-essential make cmake nasm
+    local root wanted have
+    root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
+    [ -f "$HOME/.cargo/env" ] && . "$HOME/.cargo/env"
+    have=$(cargo --version 2>/dev/null | cut -d' ' -f2)
+    if [ -z "$have" ] || [ "$(printf '%s\n%s\n' "$wanted" "$have" | sort -V | head -1)" != "$wanted" ]; then
+        if command -v rustup >/dev/null; then
+            say "cargo is ${have:-missing}, $wanted is needed: asking rustup"
+            rustup toolchain install stable --profile minimal -c clippy -c rustfmt \
+                || die "rustup could not install a Rust toolchain of at least $wanted"
+            export RUSTUP_TOOLCHAIN=stable
+        else
+            die "Rust $wanted or newer is needed (found: ${have:-none}); install it with rustup, https://rustup.rs"
+        fi
+    fi
+}

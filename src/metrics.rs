@@ -1,0 +1,257 @@
+//! Every metric on one page: name, unit, labels, buckets.
+//!
+//! No label ever holds an image id, a filter spec or a host: the number of series is fixed by the code and the config.
+
+use std::{fmt::Write as _, time::Duration};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+
+/// How a request ended: the label of `sendimage_requests_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The rendition was in the store.
+    Hit,
+    /// This request led its render.
+    Rendered,
+    /// This request waited for another's render.
+    Joined,
+    /// 304.
+    NotModified,
+    /// 401 or 403.
+    Refused,
+    /// 400 or 405: the request itself is wrong.
+    Invalid,
+    /// 404 or 410.
+    Missing,
+    /// 422, 502 or 504, or an error of our own.
+    Failed,
+    /// 503.
+    Overloaded,
+}
+
+impl Outcome {
+    const ALL: [Self; 9] = [
+        Self::Hit,
+        Self::Rendered,
+        Self::Joined,
+        Self::NotModified,
+        Self::Refused,
+        Self::Invalid,
+        Self::Missing,
+        Self::Failed,
+        Self::Overloaded,
+    ];
+
+    /// The label's value, also used in the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Rendered => "rendered",
+            Self::Joined => "joined",
+            Self::NotModified => "not_modified",
+            Self::Refused => "refused",
+            Self::Invalid => "invalid",
+            Self::Missing => "missing",
+            Self::Failed => "failed",
+            Self::Overloaded => "overloaded",
+        }
+    }
+}
+
+/// One label with a name fixed at compile time.
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident { $($field:ident),+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+        pub struct $name { $(
+            /// The label's value.
+            pub $field: String
+        ),+ }
+    };
+}
+
+label!(
+    /// How a render ended, and the output format.
+    RenderLabels { outcome, format }
+);
+label!(
+    /// A part of a render: `queue`, `probe`, `decode`, `resample`, `encode`, `store`.
+    StageLabel { stage }
+);
+label!(
+    /// Why a worker died: a signal's name, `exit`, `deadline`, `recycled`.
+    CauseLabel { cause }
+);
+label!(
+    /// A kind of store error: the errno's name in lower case, or `other`.
+    KindLabel { kind }
+);
+label!(
+    /// A signing key's id.
+    KeyLabel { key }
+);
+label!(
+    /// A request's outcome.
+    OutcomeLabel { outcome }
+);
+
+/// All metrics. Cheap to share; every field may be touched from any thread.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: [Counter; Outcome::ALL.len()],
+    request_seconds: Histogram,
+    /// `sendimage_renders_total{outcome,format}`: renders by how they ended.
+    pub renders: Family<RenderLabels, Counter>,
+    render_seconds: Family<StageLabel, Histogram, fn() -> Histogram>,
+    /// `sendimage_render_queue_depth`: jobs that wait for a worker.
+    pub render_queue_depth: Gauge,
+    /// `sendimage_render_memory_bytes`: bytes reserved by running renders.
+    pub render_memory_bytes: Gauge,
+    /// `sendimage_workers_died_total{cause}`.
+    pub workers_died: Family<CauseLabel, Counter>,
+    /// `sendimage_store_errors_total{kind}`.
+    pub store_errors: Family<KindLabel, Counter>,
+    /// `sendimage_catalogue_seconds`: time of one catalogue look-up that was not answered from the cache.
+    pub catalogue_seconds: Histogram,
+    /// `sendimage_key_uses_total{key}`: signatures that verified, by key id.
+    pub key_uses: Family<KeyLabel, Counter>,
+}
+
+impl Metrics {
+    /// A fresh set, all at zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("sendimage");
+
+        let by_outcome = Family::<OutcomeLabel, Counter>::default();
+        // The hit path must not look a label up: each outcome's counter is taken out of the family once.
+        let requests = Outcome::ALL
+            .map(|outcome| by_outcome.get_or_create_owned(&OutcomeLabel { outcome: outcome.name().into() }));
+        // 50 microseconds to 26 seconds.
+        let request_seconds = Histogram::new(exponential_buckets(0.000_05, 2.0, 20));
+        let renders = Family::default();
+        let render_seconds: Family<StageLabel, Histogram, fn() -> Histogram> =
+            Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.000_5, 2.0, 16)));
+        let catalogue_seconds = Histogram::new(exponential_buckets(0.000_05, 2.0, 16));
+        let metrics = Self {
+            requests,
+            request_seconds: request_seconds.clone(),
+            renders,
+            render_seconds,
+            render_queue_depth: Gauge::default(),
+            render_memory_bytes: Gauge::default(),
+            workers_died: Family::default(),
+            store_errors: Family::default(),
+            catalogue_seconds,
+            key_uses: Family::default(),
+            registry: Registry::default(),
+        };
+        registry.register("requests", "Image requests by outcome", by_outcome);
+        registry.register_with_unit(
+            "request",
+            "Time from a request's head to its answer's head",
+            Unit::Seconds,
+            request_seconds,
+        );
+        registry.register("renders", "Renders by outcome and output format", metrics.renders.clone());
+        registry.register_with_unit(
+            "render",
+            "Time of each stage of a render",
+            Unit::Seconds,
+            metrics.render_seconds.clone(),
+        );
+        registry.register(
+            "render_queue_depth",
+            "Jobs that wait for a render worker",
+            metrics.render_queue_depth.clone(),
+        );
+        registry.register_with_unit(
+            "render_memory",
+            "Memory reserved by running renders",
+            Unit::Bytes,
+            metrics.render_memory_bytes.clone(),
+        );
+        registry.register("workers_died", "Render workers that ended, by cause", metrics.workers_died.clone());
+        registry.register("store_errors", "Failed calls of the rendition store", metrics.store_errors.clone());
+        registry.register_with_unit(
+            "catalogue",
+            "Time of a catalogue look-up",
+            Unit::Seconds,
+            metrics.catalogue_seconds.clone(),
+        );
+        registry.register("key_uses", "Signatures that verified, by key id", metrics.key_uses.clone());
+        Self { registry, ..metrics }
+    }
+
+    /// Counts one answered request.
+    pub fn request(&self, outcome: Outcome, duration: Duration) {
+        self.requests[outcome as usize].inc();
+        self.request_seconds.observe(duration.as_secs_f64());
+    }
+
+    /// Notes how long a stage of a render took.
+    pub fn render_stage(&self, stage: &str, duration: Duration) {
+        self.render_seconds.get_or_create(&StageLabel { stage: stage.into() }).observe(duration.as_secs_f64());
+    }
+
+    /// Counts a worker's end.
+    pub fn worker_died(&self, cause: &str) {
+        self.workers_died.get_or_create(&CauseLabel { cause: cause.into() }).inc();
+    }
+
+    /// Counts a render's end.
+    pub fn render(&self, outcome: &str, format: &str) {
+        self.renders.get_or_create(&RenderLabels { outcome: outcome.into(), format: format.into() }).inc();
+    }
+
+    /// The exposition text that `/metrics` answers (OpenMetrics 1.0).
+    pub fn expose(&self) -> String {
+        let mut text = String::new();
+        if encode(&mut text, &self.registry).is_err() {
+            let _ = write!(text, "# the metrics could not be written"); // writing to a String cannot fail
+        }
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_labels_are_the_public_ones() {
+        let metrics = Metrics::new();
+        metrics.request(Outcome::Hit, Duration::from_millis(1));
+        metrics.worker_died("SIGKILL");
+        metrics.render("rendered", "jpeg");
+        metrics.render_stage("decode", Duration::from_millis(3));
+        let text = metrics.expose();
+        for line in [
+            "sendimage_requests_total{outcome=\"hit\"} 1",
+            "sendimage_requests_total{outcome=\"overloaded\"} 0",
+            "sendimage_request_seconds_count 1",
+            "sendimage_renders_total{outcome=\"rendered\",format=\"jpeg\"} 1",
+            "sendimage_render_seconds_count{stage=\"decode\"} 1",
+            "sendimage_render_queue_depth 0",
+            "sendimage_render_memory_bytes 0",
+            "sendimage_workers_died_total{cause=\"SIGKILL\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Source images: what a URL refers to, where its bytes are, which version they are, and what a probe found out.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{FocalPoint, ImageFormat, MediaPath, Size};
+
+/// An image's number in the catalogue. URLs carry it as text (`007` and `7` are the same image, signed apart).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ImageId(pub u64);
+
+impl fmt::Display for ImageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where a source image's bytes are: a source named in the config, and a path within it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SourceRef {
+    /// The key of `[sources.NAME]`.
+    pub source: String,
+    /// The path below that source's root.
+    pub path: MediaPath,
+}
+
+impl fmt::Display for SourceRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.source, self.path)
+    }
+}
+
+/// A source image as the catalogue (or the URL itself) describes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SourceImage {
+    /// Where the bytes are.
+    pub location: SourceRef,
+    /// The content hash that the catalogue keeps, where it keeps one: part of the version.
+    pub file_hash: Option<String>,
+    /// What a `fill` keeps visible.
+    pub focal_point: Option<FocalPoint>,
+}
+
+/// Which bytes a source image has. A replaced original has another version, hence other rendition keys.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SourceVersion {
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Modification time in nanoseconds since the epoch (negative before it).
+    pub modified_ns: i128,
+    /// The catalogue's content hash, where known.
+    pub file_hash: Option<String>,
+}
+
+/// How the pixels as stored must be turned to stand upright: EXIF tag 0x0112 (CIPA DC-008, 4.6.4 A), 1 to 8.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub enum Orientation {
+    /// 1: as stored.
+    #[default]
+    Upright,
+    /// 2: mirrored left to right.
+    FlipHorizontal,
+    /// 3: half a turn.
+    Rotate180,
+    /// 4: mirrored top to bottom.
+    FlipVertical,
+    /// 5: mirrored along the main diagonal.
+    Transpose,
+    /// 6: a quarter turn clockwise makes it upright.
+    Rotate90,
+    /// 7: mirrored along the other diagonal.
+    Transverse,
+    /// 8: a quarter turn counter-clockwise makes it upright.
+    Rotate270,
+}
+
+impl Orientation {
+    /// The orientation of an EXIF value; anything but 1 to 8 counts as upright, as every viewer has it.
+    pub fn from_exif(value: u32) -> Self {
+        match value {
+            2 => Self::FlipHorizontal,
+            3 => Self::Rotate180,
+            4 => Self::FlipVertical,
+            5 => Self::Transpose,
+            6 => Self::Rotate90,
+            7 => Self::Transverse,
+            8 => Self::Rotate270,
+            _ => Self::Upright,
+        }
+    }
+
+    /// The EXIF value, 1 to 8.
+    pub fn to_exif(self) -> u8 {
+        match self {
+            Self::Upright => 1,
+            Self::FlipHorizontal => 2,
+            Self::Rotate180 => 3,
+            Self::FlipVertical => 4,
+            Self::Transpose => 5,
+            Self::Rotate90 => 6,
+            Self::Transverse => 7,
+            Self::Rotate270 => 8,
+        }
+    }
+
+    /// Whether turning upright swaps width and height.
+    pub fn swaps_sides(self) -> bool {
+        self.to_exif() >= 5
+    }
+
+    /// The upright size of pixels stored as `stored`.
+    pub fn upright(self, stored: Size) -> Size {
+        if self.swaps_sides() { stored.transposed() } else { stored }
+    }
+}
+
+impl From<Orientation> for u8 {
+    fn from(orientation: Orientation) -> Self {
+        orientation.to_exif()
+    }
+}
+
+impl TryFrom<u8> for Orientation {
+    type Error = String;
+
+    fn try_from(value: u8) -> Result<Self, Self::Error> {
+        match value {
+            1..=8 => Ok(Self::from_exif(value.into())),
+            _ => Err(format!("{value} is not an EXIF orientation")),
+        }
+    }
+}
+
+/// What a worker's probe reads from a source image's header. Numbers only: the gate itself parses no image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceFacts {
+    /// What the magic bytes say.
+    pub format: ImageFormat,
+    /// Size of the pixels as stored.
+    pub stored_size: Size,
+    /// How they must be turned.
+    pub orientation: Orientation,
+    /// Pictures in the file; 1 for a still.
+    pub frames: u32,
+    /// Bytes of one decoded pixel in the decoder's own layout (1 gray, 3 RGB, 4 RGBA or CMYK, 2 for 16-bit gray ...).
+    pub bytes_per_pixel: u8,
+    /// Whether the file is coded in several scans or passes, which makes the decoder hold all coefficients at once.
+    pub progressive: bool,
+}
+
+impl SourceFacts {
+    /// The size after turning upright: what filter specs are about.
+    pub fn upright_size(&self) -> Size {
+        self.orientation.upright(self.stored_size)
+    }
+}

@@ -1,0 +1,13 @@
+//! The vocabulary every other room speaks: images, versions, sizes, paths and keys. No I/O, no async.
+
+pub mod format;
+pub mod geometry;
+pub mod image;
+pub mod key;
+pub mod media_path;
+
+pub use format::ImageFormat;
+pub use geometry::{FocalPoint, PixelRect, Size};
+pub use image::{ImageId, Orientation, SourceFacts, SourceImage, SourceRef, SourceVersion};
+pub use key::{RenditionKey, SourceKey};
+pub use media_path::MediaPath;

@@ -1,0 +1,426 @@
+//! The whole filter spec solved as numbers, before a pixel is touched.
+//!
+//! A [`Plan`] is all that a worker needs beside the two descriptors, and its canonical text ([`Plan::recipe`]) is what a
+//! rendition is named after. The arithmetic is that of Wagtail 8.0.1 (`wagtail.images.image_operations`), in doubles and
+//! in the same order; see [`crate::model::geometry`] for the rounding rules.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{
+    model::{
+        FocalPoint, ImageFormat, Orientation, PixelRect, Size, SourceFacts,
+        geometry::{Rect, Transform, truncated_length},
+    },
+    spec::{Closeness, FilterSpec, Operation, OutputFormat, Quality, Rgb},
+};
+
+/// Counts up whenever the same plan would give other bytes, so that no stored name is ever reused for them.
+pub const RENDERER_VERSION: u32 = 1;
+
+/// What the operator's config decides about a rendition whose spec is silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Defaults {
+    /// JPEG quality, 0 to 100.
+    pub jpeg_quality: Quality,
+    /// Whether JPEGs are written in progressive scans.
+    pub jpeg_progressive: bool,
+    /// WebP quality, 0 to 100.
+    pub webp_quality: Quality,
+    /// JPEG sources of up to this many pixels are always decoded in full.
+    pub full_decode_pixels: u64,
+}
+
+/// One render, as numbers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// What the probe found; a worker refuses a file that turns out otherwise.
+    pub source: SourceFacts,
+    /// The JPEG decoder's reduction, 1, 2, 4 or 8: it decodes to `1/n` of the size.
+    pub decode_reduction: u8,
+    /// What to keep, in pixels of the upright source, within it.
+    pub crop: PixelRect,
+    /// The rendition's size.
+    pub output_size: Size,
+    /// What to lay under transparent pixels; `None` keeps them.
+    pub background: Option<Rgb>,
+    /// How to write it.
+    pub encoding: Encoding,
+}
+
+/// The output format with every effective setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "format")]
+#[allow(missing_docs)] // named after the format; fields after the encoder's settings
+pub enum Encoding {
+    Jpeg { quality: Quality, progressive: bool },
+    Png,
+    Gif,
+    Webp { quality: Quality },
+    WebpLossless,
+}
+
+impl Encoding {
+    /// The format written.
+    pub fn format(self) -> ImageFormat {
+        match self {
+            Self::Jpeg { .. } => ImageFormat::Jpeg,
+            Self::Png => ImageFormat::Png,
+            Self::Gif => ImageFormat::Gif,
+            Self::Webp { .. } | Self::WebpLossless => ImageFormat::Webp,
+        }
+    }
+
+    /// Whether pixels come back as they went in.
+    pub fn is_lossless(self) -> bool {
+        matches!(self, Self::Png | Self::WebpLossless)
+    }
+
+    /// The longest side that the format's header can express: JPEG and GIF have 16 bits, WebP 14, PNG 31.
+    pub fn max_side(self) -> u32 {
+        match self {
+            Self::Jpeg { .. } => 65_500, // libjpeg's own bound, JPEG_MAX_DIMENSION
+            Self::Gif => 65_535,
+            Self::Webp { .. } | Self::WebpLossless => 16_383,
+            Self::Png => i32::MAX as u32,
+        }
+    }
+}
+
+/// Why there is no plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum PlanError {
+    /// The spec asks for a format that this build cannot write.
+    #[error("this build cannot write {0}")]
+    NoEncoder(ImageFormat),
+    /// The source is in a format that this build cannot read.
+    #[error("this build cannot read {0}")]
+    NoDecoder(ImageFormat),
+    /// A vector image: rasterising one is off.
+    #[error("SVG sources are off")]
+    Svg,
+    /// The crop lies outside the picture. Wagtail fails on these rows too.
+    #[error("nothing of the picture is left after cropping")]
+    EmptyCrop,
+    /// A side beyond 2^32 - 1 pixels.
+    #[error("the rendition would be larger than any format holds")]
+    TooLarge,
+}
+
+impl Plan {
+    /// Solves a filter spec for a source image.
+    ///
+    /// # Errors
+    /// When the source's format cannot be read, the output's not written, or no pixel would be left.
+    pub fn new(
+        facts: &SourceFacts,
+        spec: &FilterSpec,
+        focal_point: Option<FocalPoint>,
+        defaults: &Defaults,
+    ) -> Result<Self, PlanError> {
+        let encoding = encoding(facts, spec, defaults)?;
+        let (crop, output_size) = solve(facts.upright_size(), spec, focal_point)?;
+        let opaque_only = matches!(encoding, Encoding::Jpeg { .. });
+        Ok(Self {
+            decode_reduction: decode_reduction(facts, crop, output_size, encoding, defaults),
+            source: facts.clone(),
+            crop,
+            output_size,
+            background: background(spec).or(opaque_only.then_some(Rgb::WHITE)),
+            encoding,
+        })
+    }
+
+    /// The canonical text of everything in the plan that decides the bytes.
+    pub fn recipe(&self) -> String {
+        let PixelRect { left, top, right, bottom } = self.crop;
+        let Size { width, height } = self.output_size;
+        let encoding = match self.encoding {
+            Encoding::Jpeg { quality, progressive } => {
+                format!("jpeg q{}{}", quality.get(), if progressive { " progressive" } else { "" })
+            }
+            Encoding::Png => "png".into(),
+            Encoding::Gif => "gif".into(),
+            Encoding::Webp { quality } => format!("webp q{}", quality.get()),
+            Encoding::WebpLossless => "webp lossless".into(),
+        };
+        let background = self.background.map(|color| format!(" on {color}")).unwrap_or_default();
+        format!(
+            "renderer {RENDERER_VERSION}: {} /{} o{} crop {left},{top},{right},{bottom} to {width}x{height}{background} as {encoding}",
+            self.source.format,
+            self.decode_reduction,
+            self.source.orientation.to_exif(),
+        )
+    }
+
+    /// The size that the decoder gives, before turning upright.
+    pub fn decoded_size(&self) -> Size {
+        let n = u32::from(self.decode_reduction);
+        Size::new(self.source.stored_size.width.div_ceil(n), self.source.stored_size.height.div_ceil(n))
+    }
+
+    /// An upper bound of the bytes that this render holds at its peak: the file, the decoder's state, the decoded picture
+    /// and its turned copy, the resampler's two passes, the output and the encoder's own buffers.
+    pub fn peak_bytes(&self, source_bytes: u64) -> u64 {
+        let decoded = self.decoded_size().pixels();
+        let pixel = u64::from(self.source.bytes_per_pixel).max(1);
+        // 8-bit channels that need an alpha or an RGB copy are widened to four bytes at most.
+        let widened = pixel.max(4);
+        let copies = if self.source.orientation == Orientation::Upright { 1 } else { 2 };
+        // A progressive JPEG holds every coefficient (16 bits each, chroma at half size in both directions or not at all)
+        // whatever the reduction; interlaced PNG and WebP hold the full picture anyway.
+        let coefficients = match (self.source.format, self.source.progressive) {
+            (ImageFormat::Jpeg, true) => self.source.stored_size.pixels() * 2 * pixel,
+            _ => 0,
+        };
+        let output = self.output_size.pixels();
+        // Between the passes: output width by source height of the crop.
+        let between = u64::from(self.output_size.width)
+            * u64::from(self.crop.size().height.div_ceil(self.decode_reduction.into()));
+        // Encoders: libwebp keeps planes and a token buffer, PNG its filtered rows, GIF its indices.
+        let encoder = output * 10;
+        const FIXED: u64 = 4 << 20;
+        FIXED
+            + source_bytes
+            + coefficients
+            + decoded * widened * copies
+            + between * widened
+            + output * widened * 2
+            + encoder
+    }
+}
+
+/// Crop and output size of a spec, for an upright picture of `size`.
+///
+/// # Errors
+/// [`PlanError::EmptyCrop`] and [`PlanError::TooLarge`].
+pub fn solve(size: Size, spec: &FilterSpec, focal_point: Option<FocalPoint>) -> Result<(PixelRect, Size), PlanError> {
+    let transform = spec
+        .operations()
+        .iter()
+        .fold(Transform::identity(size), |transform, operation| apply(operation, &transform, focal_point));
+    Ok((clamp(transform.source_rect().rounded_outward(), size)?, output_size(&transform)?))
+}
+
+fn output_size(transform: &Transform) -> Result<Size, PlanError> {
+    let (width, height) = transform.size();
+    let side = |length: f64| {
+        if length >= 1.0 && length <= f64::from(u32::MAX) { Ok(length as u32) } else { Err(PlanError::TooLarge) }
+    };
+    Ok(Size::new(side(width)?, side(height)?))
+}
+
+/// The rectangle within the picture, as Willow's `crop` clamps it.
+fn clamp(rect: Rect, size: Size) -> Result<PixelRect, PlanError> {
+    let (width, height) = (f64::from(size.width), f64::from(size.height));
+    if rect.left >= rect.right
+        || rect.left >= width
+        || rect.right <= 0.0
+        || rect.top >= rect.bottom
+        || rect.top >= height
+        || rect.bottom <= 0.0
+    {
+        return Err(PlanError::EmptyCrop);
+    }
+    Ok(PixelRect {
+        left: rect.left.max(0.0) as u32,
+        top: rect.top.max(0.0) as u32,
+        right: rect.right.min(width) as u32,
+        bottom: rect.bottom.min(height) as u32,
+    })
+}
+
+fn apply(operation: &Operation, transform: &Transform, focal_point: Option<FocalPoint>) -> Transform {
+    let (image_width, image_height) = transform.size();
+    match *operation {
+        Operation::Width(width) => {
+            let width = width as f64;
+            if image_width <= width {
+                return *transform;
+            }
+            let scale = width / image_width;
+            transform.resized(width.max(1.0), truncated_length(image_height * scale))
+        }
+        Operation::Height(height) => {
+            let height = height as f64;
+            if image_height <= height {
+                return *transform;
+            }
+            let scale = height / image_height;
+            transform.resized(truncated_length(image_width * scale), height.max(1.0))
+        }
+        Operation::Max(width, height) => {
+            let (width, height) = (width as f64, height as f64);
+            if image_width <= width && image_height <= height {
+                return *transform;
+            }
+            let (horizontal, vertical) = (width / image_width, height / image_height);
+            fit(transform, width, height, horizontal < vertical, horizontal, vertical)
+        }
+        Operation::Min(width, height) => {
+            let (width, height) = (width as f64, height as f64);
+            if image_width <= width || image_height <= height {
+                return *transform;
+            }
+            let (horizontal, vertical) = (width / image_width, height / image_height);
+            fit(transform, width, height, horizontal > vertical, horizontal, vertical)
+        }
+        Operation::Scale(percent) => {
+            let scale = percent / 100.0;
+            transform.resized(truncated_length(image_width * scale), truncated_length(image_height * scale))
+        }
+        Operation::Fill { width, height, closeness } => {
+            fill(transform, width as f64, height as f64, closeness, focal_point)
+        }
+        Operation::Original
+        | Operation::Format(_)
+        | Operation::JpegQuality(_)
+        | Operation::WebpQuality(_)
+        | Operation::AvifQuality(_)
+        | Operation::BackgroundColor(_)
+        | Operation::PreserveSvg => *transform,
+    }
+}
+
+/// Resizes to the given width or the given height, the other side in proportion.
+fn fit(transform: &Transform, width: f64, height: f64, by_width: bool, horizontal: f64, vertical: f64) -> Transform {
+    let (image_width, image_height) = transform.size();
+    if by_width {
+        transform.resized(width.max(1.0), truncated_length(image_height * horizontal))
+    } else {
+        transform.resized(truncated_length(image_width * vertical), height.max(1.0))
+    }
+}
+
+/// The largest crop of the target's aspect ratio, moved over the focal point and, with closeness, drawn in on it; then
+/// down to the target size, never up.
+fn fill(
+    transform: &Transform,
+    width: f64,
+    height: f64,
+    closeness: Closeness,
+    focal_point: Option<FocalPoint>,
+) -> Transform {
+    let (image_width, image_height) = transform.size();
+    let focus = focal_point.map(|f| Rect::around(f.x, f.y, f.width, f.height));
+    let aspect_ratio = width / height;
+
+    let largest_width = image_width.min(image_height * aspect_ratio);
+    let largest_height = largest_width / aspect_ratio;
+    let (mut crop_width, mut crop_height) = (largest_width, largest_height);
+
+    if let Some(focus) = focus {
+        // A chained `max`/`min` here is Python's: the first argument wins a tie, and a NaN in second place is dropped.
+        let smallest_width = python_max(focus.width(), focus.height() * aspect_ratio);
+        let smallest_height = smallest_width / aspect_ratio;
+        // The focal point may be larger than the picture.
+        if smallest_width < largest_width || smallest_width.is_nan() {
+            let without_enlarging = python_max(
+                1.0 - (width - smallest_width) / (largest_width - smallest_width),
+                1.0 - (height - smallest_height) / (largest_height - smallest_height),
+            );
+            let wanted = f64::from(closeness.percent()) / 100.0;
+            let closeness = if without_enlarging < wanted { without_enlarging } else { wanted };
+            if (0.0..=1.0).contains(&closeness) {
+                crop_width = largest_width + (smallest_width - largest_width) * closeness;
+                crop_height = largest_height + (smallest_height - largest_height) * closeness;
+            }
+        }
+    }
+
+    let (focus_x, focus_y) = focus.map_or((image_width / 2.0, image_height / 2.0), Rect::centre);
+    let (u, v) = (focus_x / image_width, focus_y / image_height);
+    let x = focus_x - (u - 0.5) * crop_width;
+    let y = focus_y - (v - 0.5) * crop_height;
+
+    let mut rect = Rect::around(x, y, crop_width, crop_height);
+    if let Some(focus) = focus {
+        rect = rect.moved_to_cover(focus);
+    }
+    let image = Rect { left: 0.0, top: 0.0, right: image_width, bottom: image_height };
+    let cropped = transform.cropped(rect.moved_inside(image).rounded_outward());
+
+    if width / cropped.size().0 < 1.0 { cropped.resized(width, height) } else { cropped }
+}
+
+fn python_max(a: f64, b: f64) -> f64 {
+    if b > a { b } else { a }
+}
+
+/// The last `format-` wins, else the source's own format after the default conversions; the last quality of that format
+/// wins, else the config's.
+fn encoding(facts: &SourceFacts, spec: &FilterSpec, defaults: &Defaults) -> Result<Encoding, PlanError> {
+    let asked = last(spec, |operation| match operation {
+        Operation::Format(output) => Some(*output),
+        _ => None,
+    });
+    match facts.format {
+        ImageFormat::Svg => return Err(PlanError::Svg),
+        ImageFormat::Avif | ImageFormat::Heic | ImageFormat::Tiff | ImageFormat::Ico => {
+            return Err(PlanError::NoDecoder(facts.format));
+        }
+        ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::Gif | ImageFormat::Webp | ImageFormat::Bmp => {}
+    }
+    let output = asked.unwrap_or(OutputFormat { format: converted(facts.format), lossless: false });
+    Ok(match output.format {
+        ImageFormat::Jpeg => Encoding::Jpeg {
+            quality: last(spec, |operation| match operation {
+                Operation::JpegQuality(quality) => Some(*quality),
+                _ => None,
+            })
+            .unwrap_or(defaults.jpeg_quality),
+            progressive: defaults.jpeg_progressive,
+        },
+        ImageFormat::Png => Encoding::Png,
+        ImageFormat::Gif => Encoding::Gif,
+        ImageFormat::Webp if output.lossless => Encoding::WebpLossless,
+        ImageFormat::Webp => Encoding::Webp {
+            quality: last(spec, |operation| match operation {
+                Operation::WebpQuality(quality) => Some(*quality),
+                _ => None,
+            })
+            .unwrap_or(defaults.webp_quality),
+        },
+        other => return Err(PlanError::NoEncoder(other)),
+    })
+}
+
+/// Wagtail 8's conversions for a spec without `format-`: BMP and still GIF become PNG, HEIC becomes JPEG.
+fn converted(format: ImageFormat) -> ImageFormat {
+    match format {
+        ImageFormat::Bmp | ImageFormat::Gif => ImageFormat::Png,
+        ImageFormat::Heic => ImageFormat::Jpeg,
+        other => other,
+    }
+}
+
+/// The first background colour makes the picture opaque; later ones find nothing to shine through.
+fn background(spec: &FilterSpec) -> Option<Rgb> {
+    spec.operations().iter().find_map(|operation| match operation {
+        Operation::BackgroundColor(color) => Some(*color),
+        _ => None,
+    })
+}
+
+fn last<T>(spec: &FilterSpec, pick: impl Fn(&Operation) -> Option<T>) -> Option<T> {
+    spec.operations().iter().rev().find_map(pick)
+}
+
+/// How far the JPEG decoder may reduce: for lossy outputs of large sources, as long as at least a factor of two is left
+/// for the resampler. That keeps the resize within 0.1 dB of, or above, what a full decode gives at the same target
+/// (measured: 53.9 dB against Pillow's full decode for 12 MP to 400x300, where sharp has 47.2 dB).
+fn decode_reduction(facts: &SourceFacts, crop: PixelRect, output: Size, encoding: Encoding, defaults: &Defaults) -> u8 {
+    const LEFT_FOR_THE_RESAMPLER: u32 = 2;
+    let eligible = facts.format == ImageFormat::Jpeg
+        && !encoding.is_lossless()
+        && facts.stored_size.pixels() > defaults.full_decode_pixels;
+    if !eligible {
+        return 1;
+    }
+    let crop = crop.size();
+    let keeps_enough = |n: u8| {
+        crop.width / u32::from(n) >= output.width * LEFT_FOR_THE_RESAMPLER
+            && crop.height / u32::from(n) >= output.height * LEFT_FOR_THE_RESAMPLER
+    };
+    [8, 4, 2].into_iter().find(|&n| keeps_enough(n)).unwrap_or(1)
+}

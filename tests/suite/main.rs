@@ -1,0 +1,5 @@
+//! Behaviour tests: one binary, one file for each behaviour.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod geometry;
+mod vectors;
