@@ -1,5 +1,7 @@
 //! sendimage: signed image renditions, rendered once and streamed by nginx.
 
+pub mod access;
+pub mod config;
 pub mod metrics;
 pub mod model;
 pub mod render;

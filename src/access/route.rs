@@ -1,0 +1,98 @@
+//! Routes: the views that a site mounts side by side, each with its own prefix and keys.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    keys::{self, KeyError, KeyRing, NativeKey, WagtailKey},
+    url::{SignedUrl, UrlError},
+};
+use crate::config::Config;
+
+/// One view.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Its name in the config.
+    pub name: Arc<str>,
+    /// First part of its URLs.
+    pub prefix: String,
+    /// Native keys it takes; the first one signs.
+    pub native_keys: Vec<NativeKey>,
+    /// Wagtail keys it takes; the first one signs.
+    pub wagtail_keys: Vec<WagtailKey>,
+    /// Whether only presets are served.
+    pub presets_only: bool,
+    /// `max-age` of what it serves, in seconds.
+    pub max_age_seconds: u64,
+}
+
+/// All routes and the presets, found by a raw path.
+#[derive(Clone, Debug)]
+pub struct RouteTable {
+    /// Longest prefix first, so that `/images/private/` is found before `/images/`.
+    routes: Vec<Route>,
+    presets: BTreeMap<String, String>,
+}
+
+impl RouteTable {
+    /// Resolves the config's routes and their keys.
+    ///
+    /// # Errors
+    /// The first key that is not usable, or a route without any.
+    pub fn new(config: &Config) -> Result<Self, KeyError> {
+        let ring = KeyRing::new(&config.signing)?;
+        let mut routes = Vec::new();
+        for (name, section) in config.effective_routes() {
+            let native_keys = match &section.keys {
+                None => ring.native.clone(),
+                Some(ids) => ids
+                    .iter()
+                    .map(|id| {
+                        let found = ring.native.iter().find(|key| **key.id() == **id).cloned();
+                        found.ok_or_else(|| KeyError::UnknownId { route: name.clone(), id: id.clone() })
+                    })
+                    .collect::<Result<_, _>>()?,
+            };
+            let wagtail_keys = match &section.wagtail_keys {
+                None => ring.wagtail.clone(),
+                Some(texts) => keys::wagtail_keys(texts, &[] as &[&str])?,
+            };
+            if native_keys.is_empty() && wagtail_keys.is_empty() {
+                return Err(KeyError::None);
+            }
+            routes.push(Route {
+                name: name.into(),
+                prefix: section.prefix,
+                native_keys,
+                wagtail_keys,
+                presets_only: section.presets_only.unwrap_or(config.signing.presets_only),
+                max_age_seconds: section.max_age_seconds.unwrap_or(config.cache.max_age_seconds),
+            });
+        }
+        routes.sort_by_key(|route| std::cmp::Reverse(route.prefix.len()));
+        Ok(Self { routes, presets: config.presets.clone() })
+    }
+
+    /// The route of a raw path, and the parts of the URL. The prefix is matched byte by byte as received.
+    ///
+    /// # Errors
+    /// [`UrlError::NoRoute`], or what is malformed.
+    pub fn resolve<'a>(&self, path: &'a str, query: Option<&'a str>) -> Result<(&Route, SignedUrl<'a>), UrlError> {
+        SignedUrl::check_path(path)?;
+        let (route, rest) = self
+            .routes
+            .iter()
+            .find_map(|route| Some((route, path.strip_prefix(route.prefix.as_str())?)))
+            .ok_or(UrlError::NoRoute)?;
+        Ok((route, SignedUrl::split(rest, query)?))
+    }
+
+    /// All routes, longest prefix first.
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
+    /// The filter spec that a preset stands for.
+    pub fn preset(&self, name: &str) -> Option<&str> {
+        self.presets.get(name).map(String::as_str)
+    }
+}

@@ -1,0 +1,370 @@
+//! The only maker of [`VerifiedRequest`].
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use thiserror::Error;
+
+use super::{
+    route::{Route, RouteTable},
+    signature::{self, NativeFields, Scheme},
+    url::{SignedUrl, Subject, UrlError, UrlParts},
+};
+use crate::{
+    config::Config,
+    model::{ImageId, MediaPath, SourceRef},
+};
+
+use super::keys::KeyError;
+
+/// Checks URLs against the keys of their route, and makes URLs.
+#[derive(Clone, Debug)]
+pub struct Verifier {
+    table: RouteTable,
+}
+
+/// What a verified URL refers to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImageRef {
+    /// An id in the catalogue.
+    Id(ImageId),
+    /// A path in a source.
+    Path(SourceRef),
+    /// A signed reference that nothing can match: an id beyond 64 bits, a path that leaves its root.
+    Nothing,
+}
+
+/// Proof that the signature and the expiry were checked. Its fields are private, it has no `Default` and no
+/// `Deserialize`: [`Verifier::verify`] is the only way to get one.
+#[derive(Clone, Debug)]
+pub struct VerifiedRequest {
+    image: ImageRef,
+    filter_spec: String,
+    preset: Option<String>,
+    route: Arc<str>,
+    key_id: Arc<str>,
+    scheme: Scheme,
+    download: Option<String>,
+    max_age: Duration,
+}
+
+impl VerifiedRequest {
+    /// What the URL refers to.
+    pub fn image(&self) -> &ImageRef {
+        &self.image
+    }
+
+    /// The filter spec, a preset's name already replaced by what it stands for. Not parsed yet.
+    pub fn filter_spec(&self) -> &str {
+        &self.filter_spec
+    }
+
+    /// The preset that the URL named, if any.
+    pub fn preset(&self) -> Option<&str> {
+        self.preset.as_deref()
+    }
+
+    /// The name of the route it came in by.
+    pub fn route(&self) -> &Arc<str> {
+        &self.route
+    }
+
+    /// The id of the key that verified it.
+    pub fn key_id(&self) -> &Arc<str> {
+        &self.key_id
+    }
+
+    /// The scheme of its signature.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// The name of an attachment, where the URL asks for one.
+    pub fn download(&self) -> Option<&str> {
+        self.download.as_deref()
+    }
+
+    /// For how long a browser may keep the answer; never beyond the link's own life.
+    pub fn max_age(&self) -> Duration {
+        self.max_age
+    }
+}
+
+/// Why a request is refused. The client sees one and the same answer for all; the reason is for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// Neither scheme has signatures of this length.
+    #[error("the signature has the length of no scheme")]
+    SignatureLength,
+    /// No key of the route gives this signature.
+    #[error("the signature fits no key of the route")]
+    Signature,
+    /// The link's time is over.
+    #[error("the link has expired")]
+    Expired,
+    /// The route serves presets only.
+    #[error("the route serves presets only, and this is none")]
+    NotAPreset,
+}
+
+/// Why there is no [`VerifiedRequest`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum VerifyError {
+    /// The URL was refused.
+    #[error("refused: {0}")]
+    Refused(#[from] Refusal),
+    /// The signature is good but the query is not.
+    #[error("malformed query: {0}")]
+    Query(#[source] UrlError),
+}
+
+/// One step of a verification, for `explain`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// What was looked at.
+    pub what: &'static str,
+    /// What was found.
+    pub found: String,
+}
+
+impl Verifier {
+    /// A verifier for the config's routes and keys.
+    ///
+    /// # Errors
+    /// The first key that is not usable.
+    pub fn new(config: &Config) -> Result<Self, KeyError> {
+        Ok(Self { table: RouteTable::new(config)? })
+    }
+
+    /// The routes.
+    pub fn table(&self) -> &RouteTable {
+        &self.table
+    }
+
+    /// Checks a URL: signature, expiry, preset.
+    ///
+    /// # Errors
+    /// [`VerifyError::Refused`] for everything that is not proven; [`VerifyError::Query`] once the signature is good.
+    pub fn verify(&self, route: &Route, url: &SignedUrl<'_>, now: SystemTime) -> Result<VerifiedRequest, VerifyError> {
+        let scheme = Scheme::of(&url.signature).ok_or(Refusal::SignatureLength)?;
+        let key_id = match scheme {
+            Scheme::Wagtail => wagtail_key_id(route, url),
+            Scheme::Native => native_key_id(route, url),
+        };
+        let key_id = key_id.ok_or(Refusal::Signature)?;
+        let (download, left) = match scheme {
+            Scheme::Wagtail => (None, None),
+            Scheme::Native => native_query(url, now)?,
+        };
+        let preset = self.table.preset(&url.filter_spec);
+        if route.presets_only && preset.is_none() {
+            return Err(Refusal::NotAPreset.into());
+        }
+        let max_age = Duration::from_secs(route.max_age_seconds);
+        Ok(VerifiedRequest {
+            image: image_ref(&url.subject),
+            filter_spec: preset.unwrap_or(&url.filter_spec).to_owned(),
+            preset: preset.is_some().then(|| url.filter_spec.clone().into_owned()),
+            route: route.name.clone(),
+            key_id,
+            scheme,
+            download,
+            max_age: left.map_or(max_age, |left| left.min(max_age)),
+        })
+    }
+
+    /// Makes a signed URL's path and query, with the route's first key of the scheme.
+    ///
+    /// `filename` decorates an id URL. Returns `None` when the route has no key of this scheme, or the scheme cannot sign
+    /// the subject or the query.
+    pub fn sign(
+        &self,
+        route: &Route,
+        scheme: Scheme,
+        subject: &Subject<'_>,
+        filter_spec: &str,
+        filename: &str,
+        expires: Option<u64>,
+        download: Option<&str>,
+    ) -> Option<String> {
+        let signature = match (scheme, subject) {
+            (Scheme::Wagtail, Subject::Id(id)) if expires.is_none() && download.is_none() => {
+                route.wagtail_keys.first()?.mac.sign(id, filter_spec)
+            }
+            (Scheme::Wagtail, _) => return None,
+            (Scheme::Native, subject) => {
+                let expires = expires.map(|seconds| seconds.to_string());
+                let fields = NativeFields { subject, filter_spec, expires: expires.as_deref(), download };
+                route.native_keys.first()?.mac.sign(&fields)
+            }
+        };
+        let prefix = &route.prefix;
+        Some(UrlParts { prefix, signature: &signature, subject, filter_spec, filename, expires, download }.build())
+    }
+}
+
+/// Every key is tried, whether or not one has fitted already: the time says nothing about which.
+fn native_key_id(route: &Route, url: &SignedUrl<'_>) -> Option<Arc<str>> {
+    let fields = NativeFields {
+        subject: &url.subject,
+        filter_spec: &url.filter_spec,
+        expires: url.query.expires.as_deref(),
+        download: url.query.download.as_deref(),
+    };
+    route.native_keys.iter().fold(None, |found, key| {
+        let fits = signature::equal(&key.mac.sign(&fields), &url.signature);
+        if fits { Some(key.id().clone()) } else { found }
+    })
+}
+
+fn wagtail_key_id(route: &Route, url: &SignedUrl<'_>) -> Option<Arc<str>> {
+    let Subject::Id(id) = &url.subject else { return None };
+    route.wagtail_keys.iter().fold(None, |found, key| {
+        let fits = signature::equal(&key.mac.sign(id, &url.filter_spec), &url.signature);
+        if fits { Some(key.id().clone()) } else { found }
+    })
+}
+
+/// The signed query of a native URL: the attachment's name, and how much of the link's life is left.
+fn native_query(url: &SignedUrl<'_>, now: SystemTime) -> Result<(Option<String>, Option<Duration>), VerifyError> {
+    if let Some(problem) = url.query.problem {
+        return Err(VerifyError::Query(problem));
+    }
+    let left = match url.query.expires.as_deref() {
+        None => None,
+        Some(text) => {
+            let digits = text.bytes().all(|b| b.is_ascii_digit());
+            let seconds: u64 = text.parse().ok().filter(|_| digits).ok_or(VerifyError::Query(UrlError::BadExpiry))?;
+            let end = SystemTime::UNIX_EPOCH
+                .checked_add(Duration::from_secs(seconds))
+                .ok_or(VerifyError::Query(UrlError::BadExpiry))?;
+            Some(end.duration_since(now).map_err(|_| Refusal::Expired)?)
+        }
+    };
+    Ok((url.query.download.clone().map(|name| name.into_owned()), left))
+}
+
+fn image_ref(subject: &Subject<'_>) -> ImageRef {
+    match subject {
+        Subject::Id(id) => id.parse().map_or(ImageRef::Nothing, |id| ImageRef::Id(ImageId(id))),
+        Subject::Path { source, path } => match MediaPath::parse(path) {
+            Ok(path) => ImageRef::Path(SourceRef { source: source.clone().into_owned(), path }),
+            Err(_) => ImageRef::Nothing,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Secret, SigningKeyConfig};
+
+    const KEY: &str = "0123456789abcdef";
+
+    fn verifier(edit: impl FnOnce(&mut Config)) -> Verifier {
+        let mut config = Config::default();
+        config.signing.keys = vec![SigningKeyConfig {
+            id: "2026".into(),
+            secret: Some(Secret::new(KEY.into())),
+            secret_base64: None,
+            secret_file: None,
+        }];
+        config.signing.wagtail_keys = vec![Secret::new("conformance-secret-key".into())];
+        config.presets.insert("hero".into(), "fill-1600x600|format-webp".into());
+        edit(&mut config);
+        Verifier::new(&config).expect("good keys")
+    }
+
+    fn verify(verifier: &Verifier, target: &str, now: u64) -> Result<VerifiedRequest, VerifyError> {
+        let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+        let (route, url) = verifier.table().resolve(path, query).expect("a route");
+        verifier.verify(route, &url, SystemTime::UNIX_EPOCH + Duration::from_secs(now))
+    }
+
+    #[test]
+    fn the_two_native_signatures_of_the_design() {
+        let verifier = verifier(|_| {});
+        let route = &verifier.table().routes()[0];
+        let id = Subject::Id("42".into());
+        let url = verifier.sign(route, Scheme::Native, &id, "fill-100x100", "x.jpg", None, None).expect("a key");
+        assert_eq!(url, "/images/gLUj4AI-KVV6vyJkAdygJWEnRR3k4AxJSIbaTjeMd64/42/fill-100x100/x.jpg");
+        let path = Subject::Path { source: "media".into(), path: "2024/café 1.jpg".into() };
+        let spec = "width-400|format-webp";
+        let url = verifier
+            .sign(route, Scheme::Native, &path, spec, "", Some(1_893_456_000), Some("My Photo.webp"))
+            .expect("a key");
+        assert!(url.starts_with("/images/lzDKeLQtl3Du06OULBfeMDfIWtYmVAyHAfZVh8rQjLs/media/"), "{url}");
+        let verified = verify(&verifier, &url, 1_893_455_000).expect("a good URL");
+        assert_eq!(verified.download(), Some("My Photo.webp"));
+        assert_eq!(verified.max_age(), Duration::from_secs(1000), "never beyond the link's life");
+        assert_eq!(verify(&verifier, &url, 1_893_456_001).unwrap_err(), Refusal::Expired.into());
+    }
+
+    #[test]
+    fn a_native_query_is_checked_once_the_signature_is_good() {
+        let verifier = verifier(|_| {});
+        let good = "/images/gLUj4AI-KVV6vyJkAdygJWEnRR3k4AxJSIbaTjeMd64/42/fill-100x100/x.jpg";
+        assert!(verify(&verifier, good, 0).is_ok());
+        let unknown = verify(&verifier, &format!("{good}?v=2"), 0).unwrap_err();
+        assert_eq!(unknown, VerifyError::Query(UrlError::UnknownParameter));
+        // An expiry that was not signed makes another text, so the signature is bad first.
+        assert_eq!(verify(&verifier, &format!("{good}?expires=9"), 0).unwrap_err(), Refusal::Signature.into());
+        let wagtail = "/images/K4ei13HmFX4kK423GtwSUtWsGos=/1/width-100/x.jpg?v=2&v=3";
+        assert!(verify(&verifier, wagtail, 0).is_ok(), "with a Wagtail signature the query is ignored");
+    }
+
+    #[test]
+    fn every_altered_character_is_refused() {
+        let verifier = verifier(|_| {});
+        let good = "gLUj4AI-KVV6vyJkAdygJWEnRR3k4AxJSIbaTjeMd64";
+        for position in 0..good.len() {
+            for other in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_=".chars() {
+                let mut altered = good.to_owned();
+                altered.replace_range(position..=position, &other.to_string());
+                if altered != good {
+                    let target = format!("/images/{altered}/42/fill-100x100/x.jpg");
+                    assert_eq!(verify(&verifier, &target, 0).unwrap_err(), Refusal::Signature.into());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn schemes_do_not_stand_in_for_each_other() {
+        // One key configured for both schemes: a MAC of one is still none of the other.
+        let verifier = verifier(|config| config.signing.wagtail_keys = vec![Secret::new(KEY.into())]);
+        let route = &verifier.table().routes()[0];
+        let subject = Subject::Path { source: "media".into(), path: "a.jpg".into() };
+        assert!(verifier.sign(route, Scheme::Wagtail, &subject, "original", "", None, None).is_none());
+        let id = Subject::Id("7".into());
+        assert!(verifier.sign(route, Scheme::Wagtail, &id, "original", "", Some(1), None).is_none());
+        for scheme in [Scheme::Wagtail, Scheme::Native] {
+            let url = verifier.sign(route, scheme, &id, "original", "", None, None).expect("a key");
+            assert_eq!(verify(&verifier, &url, 0).expect("its own").scheme(), scheme);
+        }
+    }
+
+    #[test]
+    fn presets_expand_and_may_be_all_there_is() {
+        let open = verifier(|_| {});
+        let closed = verifier(|config| config.signing.presets_only = true);
+        let id = Subject::Id("42".into());
+        for scheme in [Scheme::Wagtail, Scheme::Native] {
+            let sign = |spec| open.sign(&open.table().routes()[0], scheme, &id, spec, "", None, None).expect("a key");
+            let hero = verify(&closed, &sign("hero"), 0).expect("a preset");
+            assert_eq!((hero.filter_spec(), hero.preset()), ("fill-1600x600|format-webp", Some("hero")));
+            assert_eq!(verify(&closed, &sign("width-1"), 0).unwrap_err(), Refusal::NotAPreset.into());
+            assert!(verify(&open, &sign("width-1"), 0).is_ok());
+        }
+    }
+
+    #[test]
+    fn ids_beyond_64_bits_refer_to_nothing() {
+        assert_eq!(image_ref(&Subject::Id("10000000000000000000000000".into())), ImageRef::Nothing);
+        assert_eq!(image_ref(&Subject::Id("007".into())), ImageRef::Id(ImageId(7)));
+        let path = Subject::Path { source: "m".into(), path: "a\\b".into() };
+        assert_eq!(image_ref(&path), ImageRef::Nothing);
+    }
+}

@@ -1,0 +1,421 @@
+//! Defaults, then the file, then the environment; and what makes a whole config acceptable.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    env,
+    path::{Path, PathBuf},
+};
+
+use config::{Environment, File, FileFormat};
+use thiserror::Error;
+
+use super::{CatalogueKind, Config, OffloadMode};
+use crate::spec::FilterSpec;
+
+/// Files looked for when none is named, in this order.
+const USUAL_FILES: [&str; 2] = ["sendimage.toml", "/etc/sendimage/sendimage.toml"];
+
+/// A config and the file it came from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The values.
+    pub config: Config,
+    /// The file, unless there was none.
+    pub file: Option<PathBuf>,
+}
+
+/// Why a config is not usable. Messages name the file and the key, never a secret.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The named file cannot be read.
+    #[error("cannot read {}: {error}", file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// No TOML, an unknown key, or a value of the wrong type.
+    #[error("{origin}: {message}")]
+    Malformed {
+        /// The file, or the environment.
+        origin: String,
+        /// Which key, and what about it.
+        message: String,
+    },
+    /// Each value is fine alone but the whole is not.
+    #[error("{origin}: {key}: {message}")]
+    Unsuitable {
+        /// The file, or the environment.
+        origin: String,
+        /// The key, dotted.
+        key: String,
+        /// What is wrong with it.
+        message: String,
+    },
+}
+
+/// Loads the config: from `file`, else from the first usual file that exists, else from defaults and environment alone.
+///
+/// # Errors
+/// See [`ConfigError`].
+pub fn load(file: Option<&Path>) -> Result<Loaded, ConfigError> {
+    let file = match file {
+        Some(named) => Some(named.to_owned()),
+        None => USUAL_FILES.iter().map(PathBuf::from).find(|usual| usual.exists()),
+    };
+    let text = match &file {
+        Some(file) => {
+            std::fs::read_to_string(file).map_err(|error| ConfigError::Unreadable { file: file.clone(), error })?
+        }
+        None => String::new(),
+    };
+    let base = file.as_deref().and_then(Path::parent).map(Path::to_owned).unwrap_or_default();
+    let origin = file.as_ref().map_or("the environment".into(), |file| file.display().to_string());
+    let mut config = parse(&text, environment(env::vars_os()), &origin)?;
+    config.resolve_paths(&base);
+    config.check(&origin)?;
+    Ok(Loaded { config, file })
+}
+
+/// `SENDIMAGE_SECTION__KEY` only: without `__` a name is not ours, for platforms inject variables such as
+/// `SENDIMAGE_SERVICE_HOST`.
+fn environment(variables: impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)>) -> HashMap<String, String> {
+    variables
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| name.starts_with("SENDIMAGE_") && name.contains("__"))
+        .collect()
+}
+
+fn parse(text: &str, environment: HashMap<String, String>, origin: &str) -> Result<Config, ConfigError> {
+    let malformed = |message: String| ConfigError::Malformed { origin: origin.to_owned(), message };
+    // Values stay text until a key's own type reads them: a secret of digits is still a secret.
+    let variables = Environment::with_prefix("SENDIMAGE")
+        .prefix_separator("_")
+        .separator("__")
+        .source(Some(environment.into_iter().collect()));
+    let merged = config::Config::builder()
+        .add_source(File::from_str(text, FileFormat::Toml))
+        .add_source(variables)
+        .build()
+        .map_err(|error| malformed(without_excerpt(&error)))?;
+    merged.try_deserialize().map_err(|error| malformed(error.to_string()))
+}
+
+/// A TOML error's position and message without the line it quotes, which may hold a secret.
+fn without_excerpt(error: &config::ConfigError) -> String {
+    error
+        .to_string()
+        .lines()
+        .filter(|line| !line.contains(" | ") && !line.trim().is_empty() && !line.trim_end().ends_with('|'))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+impl Config {
+    /// Makes relative paths relative to the config file's folder.
+    fn resolve_paths(&mut self, base: &Path) {
+        let resolve = |path: &mut PathBuf| {
+            if path.is_relative() && !path.as_os_str().is_empty() {
+                *path = base.join(&*path);
+            }
+        };
+        self.sources.values_mut().for_each(|source| resolve(&mut source.root));
+        resolve(&mut self.store.root);
+        self.catalogue.file.as_mut().map(resolve);
+        self.signing.secret_file.as_mut().map(resolve);
+        self.signing.wagtail_key_files.iter_mut().for_each(resolve);
+        self.signing.keys.iter_mut().filter_map(|key| key.secret_file.as_mut()).for_each(resolve);
+    }
+
+    fn check(&self, origin: &str) -> Result<(), ConfigError> {
+        self.problems()
+            .into_iter()
+            .next()
+            .map_or(Ok(()), |(key, message)| Err(ConfigError::Unsuitable { origin: origin.to_owned(), key, message }))
+    }
+
+    /// Everything that makes the config unusable as a whole: key and sentence.
+    pub fn problems(&self) -> Vec<(String, String)> {
+        let mut problems = Vec::new();
+        let mut problem = |key: &str, message: String| problems.push((key.to_owned(), message));
+
+        for (key, seconds) in [
+            ("server.header_timeout_seconds", self.server.header_timeout_seconds),
+            ("server.drain_seconds", self.server.drain_seconds),
+            ("catalogue.cache_seconds", self.catalogue.cache_seconds),
+            ("catalogue.stale_seconds", self.catalogue.stale_seconds),
+            ("catalogue.timeout_seconds", self.catalogue.timeout_seconds),
+            ("render.deadline_seconds", self.render.deadline_seconds),
+        ] {
+            if !(0.0..=1e9).contains(&seconds) {
+                problem(key, format!("{seconds} is not a number of seconds"));
+            }
+        }
+        for (key, value) in [
+            ("server.header_timeout_seconds", self.server.header_timeout_seconds),
+            ("catalogue.timeout_seconds", self.catalogue.timeout_seconds),
+            ("render.deadline_seconds", self.render.deadline_seconds),
+            ("server.max_connections", self.server.max_connections as f64),
+            ("render.memory_budget", self.render.memory_budget.0 as f64),
+        ] {
+            if value == 0.0 {
+                problem(key, "must be more than 0".into());
+            }
+        }
+        if !(self.server.public_url.starts_with("http://") || self.server.public_url.starts_with("https://"))
+            || self.server.public_url.ends_with('/')
+        {
+            problem("server.public_url", "must begin with http:// or https:// and not end in a slash".into());
+        }
+        self.check_prefixes(&mut problem);
+        self.check_names(&mut problem);
+        self.check_presets(&mut problem);
+        self.check_offload(&mut problem);
+        self.check_catalogue(&mut problem);
+        if self.store.root.as_os_str().is_empty() {
+            problem("store.root", "is not set: the folder that renditions are kept in".into());
+        } else if !self.store.root.is_absolute() && self.store.root.components().count() == 0 {
+            problem("store.root", "must be a path".into());
+        }
+        problems
+    }
+
+    fn check_prefixes(&self, problem: &mut impl FnMut(&str, String)) {
+        let well_formed = |prefix: &str| {
+            prefix.len() >= 2
+                && prefix.starts_with('/')
+                && prefix.ends_with('/')
+                && !prefix.contains("//")
+                && prefix.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'-' | b'_' | b'.' | b'~'))
+                && !prefix.split('/').any(|segment| matches!(segment, "." | ".."))
+        };
+        const RULE: &str = "must begin and end with a slash and hold letters, digits, '-', '_', '.', '~' between them";
+        if !well_formed(&self.server.url_prefix) {
+            problem("server.url_prefix", RULE.into());
+        }
+        if !well_formed(&self.offload.internal_prefix) {
+            problem("offload.internal_prefix", RULE.into());
+        }
+        let mut seen = BTreeSet::new();
+        for (name, route) in &self.routes {
+            let key = format!("routes.{name}.prefix");
+            if !well_formed(&route.prefix) {
+                problem(&key, RULE.into());
+            }
+            if !seen.insert(&route.prefix) {
+                problem(&key, format!("another route has the prefix {:?} too", route.prefix));
+            }
+            if route.prefix == self.offload.internal_prefix {
+                problem(&key, "is the internal location's own prefix (offload.internal_prefix)".into());
+            }
+        }
+        if self.routes.is_empty() && self.server.url_prefix == self.offload.internal_prefix {
+            problem("server.url_prefix", "is the internal location's own prefix (offload.internal_prefix)".into());
+        }
+    }
+
+    fn check_names(&self, problem: &mut impl FnMut(&str, String)) {
+        for (section, names) in [
+            ("sources", self.sources.keys().collect::<Vec<_>>()),
+            ("routes", self.routes.keys().collect()),
+            ("presets", self.presets.keys().collect()),
+            ("preset_sets", self.preset_sets.keys().collect()),
+        ] {
+            for name in names {
+                if !is_name(name) {
+                    problem(&format!("{section}.{name}"), "a name holds letters, digits, '-' and '_'".into());
+                }
+            }
+        }
+        for name in self.sources.keys().filter(|name| name.bytes().all(|b| b.is_ascii_digit())) {
+            problem(
+                &format!("sources.{name}"),
+                "a source's name is not all digits: those are image ids in URLs".into(),
+            );
+        }
+    }
+
+    fn check_presets(&self, problem: &mut impl FnMut(&str, String)) {
+        for (name, spec) in &self.presets {
+            let key = format!("presets.{name}");
+            if let Err(error) = FilterSpec::parse(spec) {
+                problem(&key, format!("not a filter spec: {error}"));
+            }
+            if FilterSpec::parse(name).is_ok() {
+                problem(&key, "a preset is not named like a filter spec".into());
+            }
+        }
+        for (name, entries) in &self.preset_sets {
+            for entry in entries {
+                if !self.presets.contains_key(entry) && FilterSpec::parse(entry).is_err() {
+                    problem(&format!("preset_sets.{name}"), format!("{entry:?} is neither a preset nor a filter spec"));
+                }
+            }
+        }
+    }
+
+    fn check_offload(&self, problem: &mut impl FnMut(&str, String)) {
+        if !matches!(self.offload.redirect_status, 301 | 302 | 307) {
+            problem("offload.redirect_status", "is one of 301, 302, 307".into());
+        }
+        let redirects = self.offload.mode == OffloadMode::Redirect
+            || self.routes.values().any(|route| route.offload == Some(OffloadMode::Redirect));
+        let url = &self.offload.redirect_url;
+        let printable = url.bytes().all(|b| b.is_ascii_graphic());
+        let absolute = url.starts_with('/') || url.starts_with("http://") || url.starts_with("https://");
+        if redirects && !(printable && absolute && url.ends_with('/')) {
+            problem(
+                "offload.redirect_url",
+                "is needed by mode \"redirect\": a URL or an absolute path, with a slash at its end".into(),
+            );
+        }
+    }
+
+    fn check_catalogue(&self, problem: &mut impl FnMut(&str, String)) {
+        let catalogue = &self.catalogue;
+        match (catalogue.kind, &catalogue.url, &catalogue.file) {
+            (CatalogueKind::Sqlite, None, _) => {
+                problem("catalogue.url", "is needed: sqlite:///path/to/db.sqlite3".into())
+            }
+            (CatalogueKind::Manifest, _, None) => problem("catalogue.file", "is needed: a CSV or JSON file".into()),
+            _ => {}
+        }
+        match (&catalogue.source, catalogue.kind) {
+            (Some(source), _) if !self.sources.contains_key(source) => {
+                problem("catalogue.source", format!("there is no [sources.{source}]"));
+            }
+            (None, CatalogueKind::Sqlite | CatalogueKind::Manifest) => {
+                problem("catalogue.source", "is needed: the source that its paths are in".into());
+            }
+            _ => {}
+        }
+    }
+
+    /// The routes as configured, or the one that the sections make: name and section.
+    pub fn effective_routes(&self) -> BTreeMap<String, super::RouteConfig> {
+        if !self.routes.is_empty() {
+            return self.routes.clone();
+        }
+        let route = super::RouteConfig {
+            prefix: self.server.url_prefix.clone(),
+            keys: None,
+            wagtail_keys: None,
+            offload: None,
+            presets_only: None,
+            max_age_seconds: None,
+        };
+        BTreeMap::from([("images".to_owned(), route)])
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
+        let variables = variables.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let config = parse(text, variables, "sendimage.toml").map_err(|error| error.to_string())?;
+        config.check("sendimage.toml").map_err(|error| error.to_string())?;
+        Ok(config)
+    }
+
+    const ROOT: &str = "[store]\nroot = \"/srv/r\"\n";
+
+    #[test]
+    fn defaults_alone_lack_only_the_store() {
+        assert_eq!(
+            parsed("", &[]).unwrap_err(),
+            "sendimage.toml: store.root: is not set: the folder that renditions are kept in"
+        );
+        assert!(parsed(ROOT, &[]).is_ok());
+    }
+
+    #[test]
+    fn unknown_keys_and_wrong_types_name_file_and_key() {
+        for (text, needles) in [
+            ("[render]\nworkerz = 3\n", &["sendimage.toml", "workerz"][..]),
+            ("[rendr]\nworkers = 3\n", &["rendr"]),
+            ("[render]\nworkers = \"many\"\n", &["render.workers"]),
+            ("[render]\njpeg_quality = 101\n", &["render.jpeg_quality"]),
+            ("[render]\nmemory_budget = \"12 parsecs\"\n", &["render.memory_budget"]),
+            ("[server]\nlisten = \"everywhere\"\n", &["server.listen"]),
+            ("[auth]\nmode = \"jwt\"\n", &["auth.mode"]),
+            ("[signing]\nkeys = [{ id = \"a\", secrt = \"x\" }]\n", &["signing.keys"]),
+            ("[store\nroot", &["sendimage.toml"]),
+        ] {
+            let error = parsed(&format!("{text}{}", if text.ends_with('\n') { ROOT } else { "" }), &[]).unwrap_err();
+            for needle in needles {
+                assert!(error.contains(needle), "{needle:?} is not in {error:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn errors_never_show_a_secret() {
+        for text in [
+            "[signing]\nsecret = [\"canary-canary-canary\"]\n",
+            "[signing]\nwagtail_keys = [[\"canary-canary-canary\"]]\n",
+            "[signing]\nkeys = [{ id = [\"canary-canary-canary\"] }]\n",
+            "[signing]\nsecret = \"canary-canary-canary\n",
+            "[signing]\nkeys = \"canary-canary-canary\"\n",
+        ] {
+            let error = parsed(text, &[]).unwrap_err();
+            assert!(!error.contains("canary"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_environment_wins_and_is_read_as_the_keys_type() {
+        let config = parsed(
+            "[render]\nworkers = 3\n[store]\nroot = \"/srv/r\"\n",
+            &[
+                ("SENDIMAGE_RENDER__WORKERS", "7"),
+                ("SENDIMAGE_RENDER__MEMORY_BUDGET", "1GiB"),
+                ("SENDIMAGE_RENDER__JPEG_PROGRESSIVE", "true"),
+                ("SENDIMAGE_SIGNING__SECRET", "0123456789012345"),
+                ("SENDIMAGE_SIGNING__WAGTAIL_KEYS", "[\"a\", \"b\"]"),
+                ("SENDIMAGE_SOURCES__MEDIA__KIND", "fs"),
+                ("SENDIMAGE_SOURCES__MEDIA__ROOT", "/srv/media"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(config.render.workers, 7);
+        assert_eq!(config.render.memory_budget, crate::config::Bytes(1 << 30));
+        assert!(config.render.jpeg_progressive);
+        assert_eq!(config.signing.secret.unwrap().expose(), "0123456789012345");
+        assert_eq!(config.signing.wagtail_keys.len(), 2);
+        assert_eq!(config.sources["media"].root, Path::new("/srv/media"));
+    }
+
+    #[test]
+    fn foreign_variables_are_left_alone() {
+        let names = |list: &[&str]| environment(list.iter().map(|name| ((*name).into(), "x".into()))).len();
+        assert_eq!(names(&["SENDIMAGE_SERVICE_HOST", "SENDIMAGE_PORT", "PATH"]), 0);
+        assert_eq!(names(&["SENDIMAGE_STORE__ROOT"]), 1);
+    }
+
+    #[test]
+    fn the_whole_is_checked() {
+        for (text, key) in [
+            ("[server]\nurl_prefix = \"images\"\n", "server.url_prefix"),
+            ("[server]\nurl_prefix = \"/_renditions/\"\n", "server.url_prefix"),
+            ("[server]\nheader_timeout_seconds = 0\n", "server.header_timeout_seconds"),
+            ("[sources.42]\nkind = \"fs\"\nroot = \"/m\"\n", "sources.42"),
+            ("[presets]\nhero = \"fil-1x1\"\n", "presets.hero"),
+            ("[presets]\noriginal = \"width-1\"\n", "presets.original"),
+            ("[preset_sets]\na = [\"nope\"]\n", "preset_sets.a"),
+            ("[offload]\nmode = \"redirect\"\n", "offload.redirect_url"),
+            ("[catalogue]\nkind = \"sqlite\"\n", "catalogue.url"),
+            ("[catalogue]\nsource = \"media\"\n", "catalogue.source"),
+            ("[routes.a]\nprefix = \"/a/\"\n[routes.b]\nprefix = \"/a/\"\n", "routes.b.prefix"),
+        ] {
+            let error = parsed(&format!("{text}{ROOT}"), &[]).unwrap_err();
+            assert!(error.contains(key), "{key} is not in {error:?}");
+        }
+    }
+}

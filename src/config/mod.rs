@@ -1,0 +1,424 @@
+//! What the operator decides. Every default lives here; [`load`](load::load) says where values come from.
+
+mod load;
+mod secret;
+mod values;
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::Deserialize;
+
+pub use load::{ConfigError, Loaded, load};
+pub use secret::Secret;
+pub use values::{Bytes, ListenAddress, Mode};
+
+use crate::spec::Quality;
+
+/// The whole configuration.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// `[server]`
+    pub server: ServerConfig,
+    /// `[signing]`
+    pub signing: SigningConfig,
+    /// `[auth]`
+    pub auth: AuthConfig,
+    /// `[catalogue]`
+    pub catalogue: CatalogueConfig,
+    /// `[sources.NAME]`
+    pub sources: BTreeMap<String, SourceConfig>,
+    /// `[store]`
+    pub store: StoreConfig,
+    /// `[offload]`
+    pub offload: OffloadConfig,
+    /// `[render]`
+    pub render: RenderConfig,
+    /// `[cache]`
+    pub cache: CacheConfig,
+    /// `[headers]`
+    pub headers: HeadersConfig,
+    /// `[log]`
+    pub log: LogConfig,
+    /// `[presets]`: names for filter specs.
+    pub presets: BTreeMap<String, String>,
+    /// `[preset_sets]`: names for lists of presets or filter specs.
+    pub preset_sets: BTreeMap<String, Vec<String>>,
+    /// `[routes.NAME]`: several views side by side; without any there is one, made from the sections above.
+    pub routes: BTreeMap<String, RouteConfig>,
+}
+
+/// `[server]`: sockets and their limits.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerConfig {
+    /// Where nginx reaches the service.
+    pub listen: ListenAddress,
+    /// Permission bits of a unix socket; nginx's user must be able to write to it.
+    pub listen_mode: Mode,
+    /// Health and metrics; never public.
+    pub ops_listen: ListenAddress,
+    /// First part of every image URL, with a slash at both ends.
+    pub url_prefix: String,
+    /// Bounds the time for a request's head, and with it idle and silent connections.
+    pub header_timeout_seconds: f64,
+    /// Connections held at once; more wait in the kernel's backlog.
+    pub max_connections: usize,
+    /// After SIGTERM: how long requests in flight may take before they are cut.
+    pub drain_seconds: f64,
+    /// What signed URLs begin with: scheme, host and port as browsers see them.
+    pub public_url: String,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            listen: ListenAddress::Tcp(([127, 0, 0, 1], 8480).into()),
+            listen_mode: Mode(0o660),
+            ops_listen: ListenAddress::Tcp(([127, 0, 0, 1], 8481).into()),
+            url_prefix: "/images/".into(),
+            header_timeout_seconds: 5.0,
+            max_connections: 4096,
+            drain_seconds: 30.0,
+            public_url: "http://localhost:8080".into(),
+        }
+    }
+}
+
+/// `[signing]`: who may make URLs.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SigningConfig {
+    /// Keys for native signatures. Any of them verifies, the first signs.
+    #[serde(deserialize_with = "values::list")]
+    pub keys: Vec<SigningKeyConfig>,
+    /// Shorthand for one key named `default`.
+    pub secret: Option<Secret>,
+    /// The same, read from a file (a final line break is dropped).
+    pub secret_file: Option<PathBuf>,
+    /// Keys for Wagtail signatures: a site's `SECRET_KEY`, or the `key` its view was given.
+    #[serde(deserialize_with = "values::list")]
+    pub wagtail_keys: Vec<Secret>,
+    /// The same, one in each file (a final line break is dropped).
+    #[serde(deserialize_with = "values::list")]
+    pub wagtail_key_files: Vec<PathBuf>,
+    /// Refuses every filter spec that is not the name of a preset.
+    pub presets_only: bool,
+    /// `sign --expires` rounds up to a multiple of this, so that equal links stay equal and browsers can cache.
+    pub expiry_window_seconds: u64,
+}
+
+impl Default for SigningConfig {
+    fn default() -> Self {
+        Self {
+            keys: Vec::new(),
+            secret: None,
+            secret_file: None,
+            wagtail_keys: Vec::new(),
+            wagtail_key_files: Vec::new(),
+            presets_only: false,
+            expiry_window_seconds: 3600,
+        }
+    }
+}
+
+/// One entry of `signing.keys`. Exactly one of the three secrets is given.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SigningKeyConfig {
+    /// Names the key in metrics and `explain`.
+    pub id: String,
+    /// The key's bytes as UTF-8; at least 16.
+    pub secret: Option<Secret>,
+    /// The key's bytes in base64.
+    pub secret_base64: Option<Secret>,
+    /// A file that holds the key (a final line break is dropped).
+    pub secret_file: Option<PathBuf>,
+}
+
+/// `[auth]`: a second proof beside the signature.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuthConfig {
+    /// Only `off` in this version; anything else is refused at start rather than left unenforced.
+    pub mode: AuthMode,
+}
+
+/// How a request is authorised beyond its signature.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AuthMode {
+    /// The signature suffices.
+    #[default]
+    Off,
+}
+
+/// `[catalogue]`: image ids to files.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CatalogueConfig {
+    /// Which backend.
+    pub kind: CatalogueKind,
+    /// `sqlite`: `sqlite:///path/to/db.sqlite3`.
+    pub url: Option<String>,
+    /// `manifest`: a CSV or JSON file.
+    pub file: Option<PathBuf>,
+    /// The source that its paths are in.
+    pub source: Option<String>,
+    /// `sqlite`: a query with one parameter, the id, in place of Wagtail's table. Columns by name: `file`, and where
+    /// there are any `file_hash`, `focal_point_x`, `focal_point_y`, `focal_point_width`, `focal_point_height`.
+    pub query: Option<String>,
+    /// A row is asked for again after so long.
+    pub cache_seconds: f64,
+    /// Known rows still serve for so long when the catalogue is away.
+    pub stale_seconds: f64,
+    /// Longest time for one look-up.
+    pub timeout_seconds: f64,
+}
+
+impl Default for CatalogueConfig {
+    fn default() -> Self {
+        Self {
+            kind: CatalogueKind::None,
+            url: None,
+            file: None,
+            source: None,
+            query: None,
+            cache_seconds: 2.0,
+            stale_seconds: 3600.0,
+            timeout_seconds: 1.0,
+        }
+    }
+}
+
+/// A catalogue backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CatalogueKind {
+    /// No ids: URLs name a source and a path.
+    #[default]
+    None,
+    /// A CSV or JSON file.
+    Manifest,
+    /// An SQLite database, opened read-only.
+    Sqlite,
+}
+
+/// `[sources.NAME]`: where originals are.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceConfig {
+    /// Which backend.
+    pub kind: SourceKind,
+    /// `fs`: the folder; nothing outside it is ever opened.
+    pub root: PathBuf,
+}
+
+/// A source backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceKind {
+    /// A folder.
+    Fs,
+}
+
+/// `[store]`: where renditions are kept.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreConfig {
+    /// Which backend.
+    pub kind: StoreKind,
+    /// The folder that nginx streams from; there is no default.
+    pub root: PathBuf,
+    /// Permission bits of stored files; nginx must be able to read them.
+    pub file_mode: Mode,
+    /// Permission bits of the folders; nginx must be able to enter them.
+    pub dir_mode: Mode,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { kind: StoreKind::Fs, root: PathBuf::new(), file_mode: Mode(0o644), dir_mode: Mode(0o755) }
+    }
+}
+
+/// A store backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreKind {
+    /// A folder.
+    Fs,
+}
+
+/// `[offload]`: who sends the bytes.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OffloadConfig {
+    /// How an answer hands a rendition over.
+    pub mode: OffloadMode,
+    /// `accel`: the prefix of nginx's internal location, with a slash at both ends.
+    pub internal_prefix: String,
+    /// `redirect`: what a stored path is appended to; a URL or an absolute path, with a slash at its end.
+    pub redirect_url: String,
+    /// `redirect`: 301, 302 or 307.
+    pub redirect_status: u16,
+}
+
+impl Default for OffloadConfig {
+    fn default() -> Self {
+        Self {
+            mode: OffloadMode::Accel,
+            internal_prefix: "/_renditions/".into(),
+            redirect_url: String::new(),
+            redirect_status: 302,
+        }
+    }
+}
+
+/// How an answer hands a rendition over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OffloadMode {
+    /// `X-Accel-Redirect`: nginx streams the file.
+    Accel,
+    /// A redirect to where the store's folder is published.
+    Redirect,
+    /// The service streams the file itself: for trying it, and for sites without nginx.
+    Direct,
+}
+
+/// `[render]`: the workers and their bounds.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RenderConfig {
+    /// Worker processes; 0 means one for each core.
+    pub workers: usize,
+    /// Jobs that may wait for a worker; the next one is answered 503.
+    pub queue_depth: usize,
+    /// Bytes that all renders together may hold.
+    pub memory_budget: Bytes,
+    /// From the request to the rendition, waiting included.
+    pub deadline_seconds: f64,
+    /// Largest source file.
+    pub max_source_bytes: Bytes,
+    /// Largest source: width x height x frames.
+    pub max_source_pixels: u64,
+    /// Longest side of a source.
+    pub max_source_side: u32,
+    /// Largest rendition: width x height.
+    pub max_output_pixels: u64,
+    /// JPEG sources of up to so many pixels are always decoded in full.
+    pub full_decode_pixels: u64,
+    /// Wagtail 8's default; 85 before 7.3.
+    pub jpeg_quality: Quality,
+    /// Wagtail writes progressive: smaller by a few percent, slower to make.
+    pub jpeg_progressive: bool,
+    /// Wagtail's default.
+    pub webp_quality: Quality,
+    /// Jobs after which a worker is replaced by a fresh one.
+    pub recycle_after_jobs: u32,
+}
+
+impl Default for RenderConfig {
+    fn default() -> Self {
+        Self {
+            workers: 0,
+            queue_depth: 64,
+            memory_budget: Bytes(512 << 20),
+            deadline_seconds: 20.0,
+            max_source_bytes: Bytes(64 << 20),
+            max_source_pixels: 100_000_000,
+            max_source_side: 65_535,
+            max_output_pixels: 40_000_000,
+            full_decode_pixels: 2_000_000,
+            jpeg_quality: quality(76),
+            jpeg_progressive: false,
+            webp_quality: quality(80),
+            recycle_after_jobs: 1000,
+        }
+    }
+}
+
+/// A default quality; the constants above are in range.
+fn quality(value: u8) -> Quality {
+    Quality::try_from(value).unwrap_or_else(|_| unreachable!("a default quality is at most 100"))
+}
+
+/// `[cache]`: what browsers may keep.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CacheConfig {
+    /// `max-age` of a served image; a link that expires sooner shortens it.
+    pub max_age_seconds: u64,
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        Self { max_age_seconds: 3600 }
+    }
+}
+
+/// `[headers]`: what nginx adds to every image.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeadersConfig {
+    /// `Access-Control-Allow-Origin`.
+    pub access_control_allow_origin: Option<String>,
+    /// `Cross-Origin-Resource-Policy`.
+    pub cross_origin_resource_policy: Option<String>,
+}
+
+/// `[log]`: what is written to standard error.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// One line for people, or one JSON object.
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug` or `trace`. Served images are logged at `debug`, failures at `info` and above.
+    pub level: LogLevel,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Human, level: LogLevel::Info }
+    }
+}
+
+/// The shape of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum LogFormat {
+    Human,
+    Json,
+}
+
+/// The least important lines that are still written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// `[routes.NAME]`: one view with its own keys and manners.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteConfig {
+    /// First part of its URLs, with a slash at both ends.
+    pub prefix: String,
+    /// Ids of the native keys that it takes; all where absent.
+    pub keys: Option<Vec<String>>,
+    /// The Wagtail keys that it takes; those of `[signing]` where absent.
+    pub wagtail_keys: Option<Vec<Secret>>,
+    /// As `offload.mode`.
+    pub offload: Option<OffloadMode>,
+    /// As `signing.presets_only`.
+    pub presets_only: Option<bool>,
+    /// As `cache.max_age_seconds`.
+    pub max_age_seconds: Option<u64>,
+}
