@@ -1,8 +1,10 @@
 //! sendimage: signed image renditions, rendered once and streamed by nginx.
 
 pub mod access;
+pub mod catalogue;
 pub mod config;
 pub mod metrics;
 pub mod model;
 pub mod render;
+pub mod source;
 pub mod spec;

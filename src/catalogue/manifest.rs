@@ -1,0 +1,195 @@
+//! A CSV or JSON file that lists images: for sites without a database.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use serde::Deserialize;
+
+use super::{Catalogue, CatalogueError, Finding, Found, row::Row};
+use crate::model::{ImageId, SourceImage};
+
+/// A manifest, read whole into memory and read again when the file changes.
+///
+/// CSV has a header line; JSON is an array of objects. The columns are `id`, `file`, and where wanted `file_hash`,
+/// `focal_point_x`, `focal_point_y`, `focal_point_width`, `focal_point_height`; others are ignored.
+pub struct Manifest {
+    file: PathBuf,
+    source: String,
+    table: Mutex<Table>,
+}
+
+struct Table {
+    stamp: Stamp,
+    images: Arc<HashMap<ImageId, Arc<SourceImage>>>,
+}
+
+/// What tells a changed file from an unchanged one.
+type Stamp = (u64, Option<SystemTime>);
+
+#[derive(Deserialize)]
+struct Entry {
+    id: u64,
+    #[serde(flatten)]
+    row: Row,
+}
+
+impl Manifest {
+    /// Reads a manifest whose paths are in `source`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, an entry is malformed or an id occurs twice: the message names file and entry.
+    pub fn open(file: &Path, source: &str) -> Result<Self, CatalogueError> {
+        let stamp = stamp(file).map_err(|error| unavailable(file, &error))?;
+        let images = Arc::new(read(file, source)?);
+        Ok(Self { file: file.to_owned(), source: source.to_owned(), table: Mutex::new(Table { stamp, images }) })
+    }
+
+    /// The present table. A manifest that is gone or has become unreadable leaves the last good one in place.
+    fn images(&self) -> Arc<HashMap<ImageId, Arc<SourceImage>>> {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        match stamp(&self.file) {
+            Ok(stamp) if stamp != table.stamp => {
+                table.stamp = stamp;
+                match read(&self.file, &self.source) {
+                    Ok(images) => table.images = Arc::new(images),
+                    Err(error) => tracing::warn!(%error, "the changed manifest is not usable; the last good one stays"),
+                }
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "the manifest cannot be read; the last good one stays"),
+        }
+        table.images.clone()
+    }
+}
+
+impl Catalogue for Manifest {
+    fn find(&self, id: ImageId) -> Finding<'_> {
+        Box::pin(async move { Found::Ok(self.images().get(&id).cloned()) })
+    }
+
+    fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>> {
+        Box::pin(async { Ok(format!("manifest with {} images", self.images().len())) })
+    }
+}
+
+fn stamp(file: &Path) -> std::io::Result<Stamp> {
+    let metadata = std::fs::metadata(file)?;
+    Ok((metadata.len(), metadata.modified().ok()))
+}
+
+fn read(file: &Path, source: &str) -> Result<HashMap<ImageId, Arc<SourceImage>>, CatalogueError> {
+    let bytes = std::fs::read(file).map_err(|error| unavailable(file, &error))?;
+    let is_json = bytes.trim_ascii_start().starts_with(b"[");
+    let entries = if is_json { json(&bytes) } else { csv(&bytes) };
+    let mut images = HashMap::new();
+    for entry in entries.map_err(|problem| unavailable(file, &problem))? {
+        let id = ImageId(entry.id);
+        if images.insert(id, entry.row.into_image(id, source)?).is_some() {
+            return Err(unavailable(file, &format!("the id {id} occurs twice")));
+        }
+    }
+    Ok(images)
+}
+
+fn json(bytes: &[u8]) -> Result<Vec<Entry>, String> {
+    serde_json::from_slice(bytes).map_err(|error| error.to_string())
+}
+
+fn csv(bytes: &[u8]) -> Result<Vec<Entry>, String> {
+    /// As [`Entry`], without `flatten`, which loses CSV's types.
+    #[derive(Deserialize)]
+    struct Line {
+        id: u64,
+        file: String,
+        #[serde(default)]
+        file_hash: Option<String>,
+        #[serde(default)]
+        focal_point_x: Option<f64>,
+        #[serde(default)]
+        focal_point_y: Option<f64>,
+        #[serde(default)]
+        focal_point_width: Option<f64>,
+        #[serde(default)]
+        focal_point_height: Option<f64>,
+    }
+    ::csv::ReaderBuilder::new()
+        .trim(::csv::Trim::All)
+        .from_reader(bytes)
+        .deserialize()
+        .map(|line| {
+            let line: Line = line.map_err(|error| error.to_string())?;
+            let row = Row {
+                file: line.file,
+                file_hash: line.file_hash,
+                focal_point_x: line.focal_point_x,
+                focal_point_y: line.focal_point_y,
+                focal_point_width: line.focal_point_width,
+                focal_point_height: line.focal_point_height,
+            };
+            Ok(Entry { id: line.id, row })
+        })
+        .collect()
+}
+
+fn unavailable(file: &Path, problem: &dyn std::fmt::Display) -> CatalogueError {
+    CatalogueError::Unavailable(format!("{}: {problem}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(text: &str) -> Result<Manifest, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        Manifest::open(file.path(), "media").map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn csv_and_json_say_the_same() {
+        let csv = open(
+            "id,file,focal_point_x,focal_point_y,focal_point_width,focal_point_height,title\n\
+             1,a.jpg,10,20,30,40,x\n2, b/c.png ,,,,,\n",
+        )
+        .unwrap();
+        let json = open(
+            r#"[{"id":1,"file":"a.jpg","focal_point_x":10,"focal_point_y":20,"focal_point_width":30,
+                 "focal_point_height":40,"title":"x"},{"id":2,"file":"b/c.png"}]"#,
+        )
+        .unwrap();
+        assert_eq!(csv.images(), json.images());
+        assert_eq!(csv.images()[&ImageId(1)].focal_point.map(|f| f.width), Some(30.0));
+        assert_eq!(csv.images()[&ImageId(2)].location.to_string(), "media/b/c.png");
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (text, needle) in [
+            ("id,file\n1,a.jpg\n1,b.jpg\n", "the id 1 occurs twice"),
+            ("id,file\n1,../a.jpg\n", "dot segment"),
+            ("id,file\nx,a.jpg\n", "line: 2"),
+            ("[{\"id\":1}]", "cannot be used"),
+            ("[{]", "line 1"),
+        ] {
+            let error = open(text).err().unwrap_or_default();
+            assert!(error.contains(needle), "{needle:?} is not in {error:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_changed_file_is_seen_and_a_broken_one_is_not() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "id,file\n1,a.jpg\n").unwrap();
+        let manifest = Manifest::open(file.path(), "media").unwrap();
+        std::fs::write(file.path(), "id,file\n1,a.jpg\n2,b.jpg\n").unwrap();
+        assert!(manifest.find(ImageId(2)).await.unwrap().is_some());
+        std::fs::write(file.path(), "id,file\nbroken").unwrap();
+        assert!(manifest.find(ImageId(2)).await.unwrap().is_some());
+    }
+}

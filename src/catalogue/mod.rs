@@ -1,0 +1,67 @@
+//! Image ids to source images.
+//!
+//! What a catalogue says is not trusted: paths are checked like those of strangers, and the source opens them beneath its
+//! root.
+
+mod cached;
+mod manifest;
+mod row;
+mod sqlite;
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use thiserror::Error;
+
+pub use cached::Cached;
+pub use manifest::Manifest;
+pub use sqlite::Sqlite;
+
+use crate::model::{ImageId, SourceImage};
+
+/// What a look-up gives: `None` for an id that the catalogue does not have.
+pub type Found = Result<Option<Arc<SourceImage>>, CatalogueError>;
+
+/// A look-up under way.
+pub type Finding<'a> = Pin<Box<dyn Future<Output = Found> + Send + 'a>>;
+
+/// Where ids are looked up.
+pub trait Catalogue: Send + Sync {
+    /// Finds an image.
+    fn find(&self, id: ImageId) -> Finding<'_>;
+
+    /// Asks the backend whether it is there, for `check` and readiness: a sentence about it.
+    fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>>;
+}
+
+/// Why a look-up has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CatalogueError {
+    /// The backend cannot be reached or read.
+    #[error("the catalogue is not available: {0}")]
+    Unavailable(String),
+    /// It did not answer in time.
+    #[error("the catalogue did not answer in time")]
+    TimedOut,
+    /// The row is there but cannot be used: its path leaves the source, or a column has the wrong type.
+    #[error("the catalogue's row for image {id} cannot be used: {problem}")]
+    BadRow {
+        /// The image.
+        id: ImageId,
+        /// What is wrong with its row.
+        problem: String,
+    },
+}
+
+/// The catalogue of a site whose URLs name sources and paths only: it has no ids.
+#[derive(Debug)]
+pub struct NoCatalogue;
+
+impl Catalogue for NoCatalogue {
+    fn find(&self, _: ImageId) -> Finding<'_> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>> {
+        Box::pin(async { Ok("none: URLs name a source and a path".to_owned()) })
+    }
+}
