@@ -8,3 +8,4 @@ pub mod model;
 pub mod render;
 pub mod source;
 pub mod spec;
+pub mod store;

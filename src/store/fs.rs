@@ -1,0 +1,402 @@
+//! Our own tree in a folder that nginx reads: temporary file, fsync, rename.
+//!
+//! nginx never meets half an image: a name appears only once its bytes are on the disk. Without the fsync a crash of the
+//! machine leaves empty or NUL-filled files under final names, on ext4 and on xfs; without one of the directory the name
+//! may be missing, and the rendition is made again.
+
+use std::{
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
+
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
+
+use super::{Draft, Pending, SourceRecord, Store, StoreError, StoredRendition, sweep};
+use crate::{
+    config::StoreConfig,
+    model::{RenditionKey, SourceKey, key::LAYOUT},
+};
+
+/// The folder of unfinished files, below the layout's own: a sweep looks here and nowhere else.
+pub(super) const DRAFTS: &str = ".tmp-drafts";
+/// The record of a source image, beside its renditions.
+const RECORD: &str = ".source.json";
+/// Longest record read. Records are some 300 bytes.
+const RECORD_BYTES: u64 = 16 << 10;
+
+/// A store in a folder.
+pub struct FsStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    root: PathBuf,
+    file_mode: Mode,
+    dir_mode: Mode,
+    owner: sweep::Owner,
+    counter: AtomicU64,
+}
+
+impl FsStore {
+    /// A store at `store.root`. The folder need not be there yet.
+    pub fn new(config: &StoreConfig) -> Self {
+        let inner = Inner {
+            root: config.root.clone(),
+            file_mode: Mode::from_raw_mode(config.file_mode.0),
+            dir_mode: Mode::from_raw_mode(config.dir_mode.0),
+            owner: sweep::Owner::this_process(),
+            counter: AtomicU64::new(0),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+}
+
+impl Inner {
+    /// Hot path: one `stat`. An empty file, which no encoder makes, and anything that is no file count as absent and are
+    /// replaced by the next render.
+    fn find(&self, key: &RenditionKey) -> io::Result<Option<StoredRendition>> {
+        let path = key.path();
+        match std::fs::symlink_metadata(self.root.join(&path)) {
+            Ok(metadata) if metadata.is_file() && metadata.size() > 0 => {
+                Ok(Some(StoredRendition { path, format: key.format(), bytes: metadata.size() }))
+            }
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens a folder below the root, following no link.
+    fn open_dir(&self, path: &str) -> io::Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(&self.root, flags, Mode::empty())?;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        Ok(rustix::fs::openat2(root, path, flags, Mode::empty(), resolve)?)
+    }
+
+    /// As [`Self::open_dir`], making what is missing. The root itself is made too, but not its parents.
+    fn make_dir(&self, path: &str) -> io::Result<OwnedFd> {
+        match self.open_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => return result,
+        }
+        match std::fs::create_dir(&self.root) {
+            Ok(()) => std::fs::set_permissions(
+                &self.root,
+                std::os::unix::fs::PermissionsExt::from_mode(self.dir_mode.as_raw_mode()),
+            )?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        let mut made = String::new();
+        for segment in path.split('/') {
+            let parent = self.open_dir(if made.is_empty() { "." } else { &made })?;
+            match rustix::fs::mkdirat(&parent, segment, self.dir_mode) {
+                // The umask may have taken bits that nginx needs.
+                Ok(()) => rustix::fs::chmodat(&parent, segment, self.dir_mode, AtFlags::empty())?,
+                Err(rustix::io::Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+            if !made.is_empty() {
+                made.push('/');
+            }
+            made.push_str(segment);
+        }
+        self.open_dir(path)
+    }
+
+    /// A new file with a temporary name.
+    fn temporary(self: &Arc<Self>) -> io::Result<Temporary> {
+        let folder = self.make_dir(&format!("{LAYOUT}/{DRAFTS}"))?;
+        let name = self.owner.name(self.counter.fetch_add(1, Ordering::Relaxed));
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&folder, name.as_str(), flags, Mode::RUSR | Mode::WUSR)?;
+        Ok(Temporary { file: File::from(file), folder, name: Some(name) })
+    }
+
+    fn publish(&self, draft: &mut FsDraft) -> Result<StoredRendition, StoreError> {
+        let failed = |action| move |error: io::Error| StoreError::new(action, &error);
+        let file = &draft.temporary.file;
+        let bytes = file.metadata().map_err(failed("stat a finished file"))?.len();
+        if bytes == 0 {
+            let error = io::Error::other("the rendition has no bytes");
+            return Err(StoreError::new("publish an empty file", &error));
+        }
+        rustix::fs::fchmod(file, self.file_mode).map_err(|e| failed("set a file's mode")(e.into()))?;
+        let modified = timespec(draft.key.modified());
+        rustix::fs::futimens(file, &Timestamps { last_access: modified, last_modification: modified })
+            .map_err(|e| failed("set a file's time")(e.into()))?;
+        file.sync_all().map_err(failed("fsync"))?;
+        let directory = self.make_dir(&draft.key.source().directory()).map_err(failed("make a folder"))?;
+        let path = draft.key.path();
+        let name = path.rsplit('/').next().unwrap_or(&path);
+        draft.temporary.rename(directory.as_fd(), name).map_err(failed("rename"))?;
+        Ok(StoredRendition { path, format: draft.key.format(), bytes })
+    }
+
+    fn record(&self, source: &SourceKey) -> io::Result<Option<SourceRecord>> {
+        use io::Read as _;
+        let path = self.root.join(source.directory()).join(RECORD);
+        let mut text = Vec::new();
+        match File::open(path) {
+            Ok(file) => file.take(RECORD_BYTES).read_to_end(&mut text)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        Ok(serde_json::from_slice(&text).ok())
+    }
+
+    /// Not synced to the disk: a record lost or torn by a power cut is no record, and the next request probes again.
+    fn remember(self: &Arc<Self>, source: &SourceKey, record: &SourceRecord) -> io::Result<()> {
+        use io::Write as _;
+        let mut temporary = self.temporary()?;
+        temporary.file.write_all(&serde_json::to_vec(record)?)?;
+        let directory = self.make_dir(&source.directory())?;
+        temporary.rename(directory.as_fd(), RECORD)
+    }
+
+    fn probe(self: &Arc<Self>) -> io::Result<String> {
+        use io::Write as _;
+        let mut temporary = self.temporary()?;
+        temporary.file.write_all(b"sendimage was here")?;
+        temporary.file.sync_all()?;
+        let name = format!("{}-renamed", temporary.name.as_deref().unwrap_or_default());
+        let folder = temporary.folder.try_clone()?;
+        temporary.rename(folder.as_fd(), &name)?;
+        rustix::fs::unlinkat(&folder, name.as_str(), AtFlags::empty())?;
+        Ok(format!("folder {} takes, syncs and renames files", self.root.display()))
+    }
+}
+
+/// A file with a temporary name, removed when dropped before it is renamed.
+struct Temporary {
+    file: File,
+    folder: OwnedFd,
+    name: Option<String>,
+}
+
+impl Temporary {
+    fn rename(&mut self, folder: impl AsFd, name: &str) -> io::Result<()> {
+        let Some(old) = &self.name else { return Err(io::Error::other("the file has its name already")) };
+        rustix::fs::renameat(&self.folder, old.as_str(), folder, name)?;
+        self.name = None;
+        Ok(())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Some(name) = &self.name {
+            // Removing needs no space, so this works on a full disk too; what it cannot remove the sweep will.
+            let _ = rustix::fs::unlinkat(&self.folder, name.as_str(), AtFlags::empty());
+        }
+    }
+}
+
+struct FsDraft {
+    temporary: Temporary,
+    key: RenditionKey,
+    store: Arc<Inner>,
+}
+
+impl Draft for FsDraft {
+    fn file(&self) -> &File {
+        &self.temporary.file
+    }
+
+    fn publish(mut self: Box<Self>) -> Result<StoredRendition, StoreError> {
+        self.store.clone().publish(&mut self)
+    }
+}
+
+fn timespec(time: SystemTime) -> Timespec {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timespec { tv_sec: since.as_secs() as i64, tv_nsec: 0 }
+}
+
+/// Runs a blocking call on the blocking pool. Only misses come here.
+fn blocking<'a, T: Send + 'static>(
+    inner: &Arc<Inner>,
+    action: &'static str,
+    call: impl FnOnce(&Arc<Inner>) -> io::Result<T> + Send + 'static,
+) -> Pending<'a, T> {
+    let inner = inner.clone();
+    Box::pin(async move {
+        match tokio::task::spawn_blocking(move || call(&inner)).await {
+            Ok(result) => result.map_err(|error| StoreError::new(action, &error)),
+            Err(error) => Err(StoreError::new(action, &io::Error::other(error))),
+        }
+    })
+}
+
+impl Store for FsStore {
+    fn find<'a>(&'a self, key: &'a RenditionKey) -> Pending<'a, Option<StoredRendition>> {
+        let found = self.inner.find(key).map_err(|error| StoreError::new("look up a rendition", &error));
+        Box::pin(std::future::ready(found))
+    }
+
+    fn draft<'a>(&'a self, key: &'a RenditionKey) -> Pending<'a, Box<dyn Draft>> {
+        let key = key.clone();
+        blocking(&self.inner, "begin a file", move |inner| {
+            Ok(Box::new(FsDraft { temporary: inner.temporary()?, key, store: inner.clone() }) as Box<dyn Draft>)
+        })
+    }
+
+    fn record<'a>(&'a self, source: &'a SourceKey) -> Pending<'a, Option<SourceRecord>> {
+        let source = source.clone();
+        blocking(&self.inner, "read a record", move |inner| inner.record(&source))
+    }
+
+    fn remember<'a>(&'a self, source: &'a SourceKey, record: &'a SourceRecord) -> Pending<'a, ()> {
+        let (source, record) = (source.clone(), record.clone());
+        blocking(&self.inner, "write a record", move |inner| inner.remember(&source, &record))
+    }
+
+    fn probe(&self) -> Pending<'_, String> {
+        blocking(&self.inner, "write a test file", Inner::probe)
+    }
+
+    fn sweep(&self) -> Pending<'_, u64> {
+        blocking(&self.inner, "sweep leftovers", |inner| {
+            sweep::sweep(&inner.root.join(LAYOUT).join(DRAFTS), &inner.owner)
+        })
+    }
+}
+
+/// The path that a stored rendition has on this machine.
+pub fn local_path(root: &Path, stored: &StoredRendition) -> PathBuf {
+    root.join(&stored.path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ImageFormat, MediaPath, Orientation, Size, SourceFacts, SourceRef, SourceVersion};
+    use std::{
+        io::Write as _,
+        os::unix::fs::{PermissionsExt as _, symlink},
+    };
+
+    fn key(recipe: &str) -> RenditionKey {
+        let location = SourceRef { source: "media".into(), path: MediaPath::parse("a.jpg").unwrap() };
+        RenditionKey::new(&location, &version(), recipe, ImageFormat::Webp)
+    }
+
+    fn version() -> SourceVersion {
+        SourceVersion { bytes: 1, modified_ns: 2, file_hash: None }
+    }
+
+    fn store() -> (tempfile::TempDir, FsStore) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = FsStore::new(&StoreConfig { root: folder.path().join("r"), ..StoreConfig::default() });
+        (folder, store)
+    }
+
+    async fn put(store: &FsStore, key: &RenditionKey, bytes: &[u8]) -> Result<StoredRendition, StoreError> {
+        let draft = store.draft(key).await?;
+        draft.file().write_all(bytes).unwrap();
+        draft.publish()
+    }
+
+    fn drafts(folder: &tempfile::TempDir) -> usize {
+        std::fs::read_dir(folder.path().join("r").join(LAYOUT).join(DRAFTS)).map_or(0, Iterator::count)
+    }
+
+    #[tokio::test]
+    async fn a_published_rendition_is_found_readable_and_dated_by_its_key() {
+        let (folder, store) = store();
+        let key = key("x");
+        assert_eq!(store.find(&key).await, Ok(None));
+        let stored = put(&store, &key, b"bytes").await.unwrap();
+        assert_eq!(store.find(&key).await, Ok(Some(stored.clone())));
+        let metadata = std::fs::metadata(local_path(&folder.path().join("r"), &stored)).unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o644);
+        assert_eq!(metadata.modified().unwrap(), key.modified());
+        let parent = folder.path().join("r").join(key.source().directory());
+        assert_eq!(std::fs::metadata(parent).unwrap().permissions().mode() & 0o777, 0o755);
+        assert_eq!(drafts(&folder), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_published_leaves_nothing() {
+        let (folder, store) = store();
+        let draft = store.draft(&key("x")).await.unwrap();
+        draft.file().write_all(b"half").unwrap();
+        assert_eq!(drafts(&folder), 1);
+        drop(draft);
+        assert_eq!(drafts(&folder), 0);
+        assert!(put(&store, &key("x"), b"").await.is_err(), "an empty rendition is never published");
+        assert_eq!((drafts(&folder), store.find(&key("x")).await), (0, Ok(None)));
+    }
+
+    #[tokio::test]
+    async fn empty_files_and_links_are_absent_and_get_replaced() {
+        let (folder, store) = store();
+        let key = key("x");
+        let stored = put(&store, &key, b"bytes").await.unwrap();
+        let path = local_path(&folder.path().join("r"), &stored);
+        std::fs::write(&path, b"").unwrap();
+        assert_eq!(store.find(&key).await, Ok(None));
+        std::fs::remove_file(&path).unwrap();
+        symlink("/etc/hostname", &path).unwrap();
+        assert_eq!(store.find(&key).await, Ok(None));
+        put(&store, &key, b"again").await.unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"again");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert_eq!(put(&store, &key, b"again").await.unwrap_err().kind, "eisdir");
+        assert_eq!(drafts(&folder), 0);
+    }
+
+    #[tokio::test]
+    async fn a_swapped_in_link_leads_nowhere() {
+        let (folder, store) = store();
+        let outside = folder.path().join("outside");
+        std::fs::create_dir(&outside).unwrap();
+        let key = key("x");
+        let directory = folder.path().join("r").join(key.source().directory());
+        std::fs::create_dir_all(directory.parent().unwrap()).unwrap();
+        symlink(&outside, &directory).unwrap();
+        assert!(put(&store, &key, b"bytes").await.is_err());
+        assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn records_are_remembered_and_broken_ones_are_none() {
+        let (folder, store) = store();
+        let key = key("x");
+        assert_eq!(store.record(key.source()).await, Ok(None));
+        let facts = SourceFacts {
+            format: ImageFormat::Jpeg,
+            stored_size: Size::new(3, 2),
+            orientation: Orientation::Rotate90,
+            frames: 1,
+            bytes_per_pixel: 3,
+            progressive: false,
+        };
+        let record = SourceRecord { version: version(), facts };
+        store.remember(key.source(), &record).await.unwrap();
+        assert_eq!(store.record(key.source()).await, Ok(Some(record)));
+        std::fs::write(folder.path().join("r").join(key.source().directory()).join(RECORD), "{").unwrap();
+        assert_eq!(store.record(key.source()).await, Ok(None));
+    }
+
+    #[tokio::test]
+    async fn the_probe_says_what_the_disk_says() {
+        let (folder, store) = store();
+        assert!(store.probe().await.is_ok());
+        assert_eq!(drafts(&folder), 0);
+        let missing = StoreConfig { root: folder.path().join("no/such/parent"), ..StoreConfig::default() };
+        assert_eq!(FsStore::new(&missing).probe().await.unwrap_err().kind, "enoent");
+    }
+}

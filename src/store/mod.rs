@@ -1,0 +1,108 @@
+//! Where renditions live.
+
+mod fs;
+mod sweep;
+
+use std::{fs::File, future::Future, io, pin::Pin};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+pub use fs::FsStore;
+
+use crate::model::{ImageFormat, RenditionKey, SourceFacts, SourceKey, SourceVersion};
+
+/// A rendition that is in the store, whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredRendition {
+    /// Its path below the store's root.
+    pub path: String,
+    /// Its format.
+    pub format: ImageFormat,
+    /// Its length in bytes.
+    pub bytes: u64,
+}
+
+/// What the store remembers about a source image beside its renditions: the version last seen, and what a probe of it
+/// found. It spares a probe after a restart, and it names the renditions of an original that is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceRecord {
+    /// The version last rendered.
+    pub version: SourceVersion,
+    /// What its probe found.
+    pub facts: SourceFacts,
+}
+
+/// A rendition being written. It has a temporary name until it is published; dropped before that, it is gone.
+pub trait Draft: Send {
+    /// The file to write to.
+    fn file(&self) -> &File;
+
+    /// Makes it durable and gives it its final name. Blocks.
+    ///
+    /// # Errors
+    /// When the disk refuses; then nothing is left of it. A failed fsync is never repeated on the same file: the kernel may
+    /// have dropped the pages it could not write.
+    fn publish(self: Box<Self>) -> Result<StoredRendition, StoreError>;
+}
+
+/// An answer under way.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// A place for renditions.
+pub trait Store: Send + Sync {
+    /// Looks a rendition up. Called for every request.
+    fn find<'a>(&'a self, key: &'a RenditionKey) -> Pending<'a, Option<StoredRendition>>;
+
+    /// Begins a rendition.
+    fn draft<'a>(&'a self, key: &'a RenditionKey) -> Pending<'a, Box<dyn Draft>>;
+
+    /// What is remembered about a source image; a record that cannot be read counts as none.
+    fn record<'a>(&'a self, source: &'a SourceKey) -> Pending<'a, Option<SourceRecord>>;
+
+    /// Remembers a source image.
+    fn remember<'a>(&'a self, source: &'a SourceKey, record: &'a SourceRecord) -> Pending<'a, ()>;
+
+    /// Writes, renames and removes a file, for `check` and readiness: a sentence about it.
+    fn probe(&self) -> Pending<'_, String>;
+
+    /// Removes what crashed processes left behind: how many files.
+    fn sweep(&self) -> Pending<'_, u64>;
+}
+
+/// A call of the store that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("the store could not {action}: {message}")]
+pub struct StoreError {
+    /// What was tried.
+    pub action: &'static str,
+    /// The kind, for the metric: an errno's name in lower case, or `other`.
+    pub kind: &'static str,
+    /// The system's words.
+    pub message: String,
+}
+
+impl StoreError {
+    pub(crate) fn new(action: &'static str, error: &io::Error) -> Self {
+        Self { action, kind: kind(error), message: error.to_string() }
+    }
+}
+
+fn kind(error: &io::Error) -> &'static str {
+    use rustix::io::Errno;
+    match Errno::from_io_error(error) {
+        Some(Errno::NOSPC) => "enospc",
+        Some(Errno::DQUOT) => "edquot",
+        Some(Errno::FBIG) => "efbig",
+        Some(Errno::IO) => "eio",
+        Some(Errno::ROFS) => "erofs",
+        Some(Errno::ACCESS) => "eacces",
+        Some(Errno::PERM) => "eperm",
+        Some(Errno::MFILE) => "emfile",
+        Some(Errno::NFILE) => "enfile",
+        Some(Errno::STALE) => "estale",
+        Some(Errno::NOENT) => "enoent",
+        Some(Errno::ISDIR) => "eisdir",
+        _ => "other",
+    }
+}
