@@ -2,4 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod geometry;
+mod pictures;
+mod renditions;
 mod vectors;
