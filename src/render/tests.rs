@@ -174,8 +174,13 @@ fn transparent_colours_do_not_bleed() {
         let color = if x * x + y * y < 1600 { [255, 0, 0, 255] } else { [0, 0, 255, 0] };
         pixel.copy_from_slice(&color);
     }
-    let whole = PixelRect::whole(disc.size);
-    let small = resample::resize(disc, whole, 1, Size::new(OUT, OUT)).unwrap();
+    let cut = resample::Cut {
+        crop: PixelRect::whole(disc.size),
+        reduction: 1,
+        output: Size::new(OUT, OUT),
+        first: resample::Axis::Horizontal,
+    };
+    let small = resample::resize(disc, cut).unwrap();
     let mut edges = 0;
     for pixel in small.pixels.as_chunks::<4>().0 {
         let [red, green, blue, alpha] = *pixel;

@@ -23,6 +23,16 @@ const LOSSLESS_DB: f64 = 50.0;
 /// How much further from the lossless picture ours may be than Wagtail's, both encoded at the same quality.
 const LOSSY_LOSS_DB: f64 = 1.0;
 
+/// Rows that may miss the mark, with the cause.
+const EXCEPTIONS: &[(&str, &str, &str)] = &[
+    (
+        "cmyk.jpg",
+        "width-90",
+        "Wagtail keeps four channels, none subsampled; ours is an RGB JPEG, 4:2:0 like all others",
+    ),
+    ("cmyk.jpg", "width-90|format-jpeg", "the same"),
+];
+
 fn defaults() -> Defaults {
     Defaults {
         jpeg_quality: Quality::new(76).unwrap(),
@@ -76,6 +86,7 @@ fn wagtails_renditions_are_met() {
     }
     tally.report(rows.len());
     assert_eq!(rows.len(), 670);
+    assert_eq!(tally.excused.len(), EXCEPTIONS.len());
     assert!(tally.wrong.is_empty(), "{} complaints:\n{}", tally.wrong.len(), tally.wrong.join("\n"));
 }
 
@@ -88,6 +99,7 @@ struct Tally {
     lossless: Vec<(f64, String)>,
     lossy: BTreeMap<String, Vec<(f64, String)>>,
     wrong: Vec<String>,
+    excused: Vec<String>,
 }
 
 impl Tally {
@@ -147,7 +159,7 @@ impl Tally {
         if plan.encoding.is_lossless() {
             let db = ours.psnr(&reference);
             if db < LOSSLESS_DB {
-                self.wrong.push(format!("{name}: {db:.2} dB"));
+                self.miss(row, format!("{name}: {db:.2} dB"));
             }
             return self.lossless.push((db, name));
         }
@@ -155,9 +167,19 @@ impl Tally {
         let lossless = Pixels::decode(&render::render(source, &lossless).unwrap().bytes);
         let gain = ours.psnr(&lossless) - reference.psnr(&lossless);
         if gain < -LOSSY_LOSS_DB {
-            self.wrong.push(format!("{name}: {gain:.2} dB against Wagtail's"));
+            self.miss(row, format!("{name}: {gain:.2} dB against Wagtail's"));
         }
         self.lossy.entry(text(row, "out_format").into()).or_default().push((gain, name));
+    }
+
+    fn miss(&mut self, row: &Value, complaint: String) {
+        let excuse = EXCEPTIONS
+            .iter()
+            .find(|(image, spec, _)| (*image, *spec) == (text(row, "image"), text(row, "filter_spec")));
+        match excuse {
+            Some((_, _, cause)) => self.excused.push(format!("{complaint}; {cause}")),
+            None => self.wrong.push(complaint),
+        }
     }
 
     fn report(&mut self, rows: usize) {
@@ -176,6 +198,7 @@ impl Tally {
         for (format, found) in &mut self.lossy {
             line(&format!("{format}, gain over the reference"), "dB", found);
         }
+        self.excused.iter().for_each(|excused| println!("exception: {excused}"));
     }
 }
 
@@ -233,7 +256,7 @@ fn a_truncated_file_is_damaged_and_a_text_is_no_image() {
     assert!(matches!(render::render(&truncated, &plan), Err(RenderError::Corrupt { .. })));
     assert_eq!(render::probe(&image("notimage.jpg")), Err(RenderError::NotAnImage));
     // The plan's file, replaced by another one of the same format.
-    assert_eq!(render::render(&image("photo_port.jpg"), &plan).map(drop), Err(RenderError::Changed));
+    assert_eq!(render::render(&image("photo_land.jpg"), &plan).map(drop), Err(RenderError::Changed));
     assert_eq!(render::render(&image("rgba.png"), &plan).map(drop), Err(RenderError::Changed));
 }
 
@@ -279,19 +302,22 @@ fn probes_tell_the_truth() {
     }
 }
 
+/// The eight files hold the same stored pixels under eight tags.
 #[test]
-fn all_eight_orientations_show_the_same_picture() {
-    let upright = |number: u32| {
+fn all_eight_orientations_are_turned_upright() {
+    let rendered = |number: u8| {
         let source = std::fs::read(vectors::folder().join(format!("images/exif_{number}.jpg"))).unwrap();
         let facts = render::probe(&source).unwrap();
-        let spec = FilterSpec::parse("fill-40x30|format-png").unwrap();
-        let plan = Plan::new(&facts, &spec, None, &defaults()).unwrap();
+        let plan = Plan::new(&facts, &FilterSpec::parse("original|format-png").unwrap(), None, &defaults()).unwrap();
         Pixels::decode(&render::render(&source, &plan).unwrap().bytes)
     };
-    let first = upright(1);
-    for number in 2..=8 {
-        let db = upright(number).psnr(&first);
-        println!("orientation {number}: {db:.1} dB from orientation 1");
-        assert!(db > 30.0, "{number}: {db}");
+    let stored = rendered(1);
+    let stored = image::RgbaImage::from_raw(stored.width, stored.height, stored.rgba).unwrap();
+    for number in 1..=8 {
+        let mut wanted = image::DynamicImage::from(stored.clone());
+        wanted.apply_orientation(image::metadata::Orientation::from_exif(number).unwrap());
+        let found = rendered(number);
+        assert_eq!((found.width, found.height), (wanted.width(), wanted.height()), "{number}");
+        assert!(found.rgba == wanted.into_rgba8().into_raw(), "{number}");
     }
 }
