@@ -2,4 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod geometry;
+mod pictures;
+mod render_cost;
+mod renditions;
 mod vectors;

@@ -1,0 +1,95 @@
+//! The table of formats: which module reads and writes what.
+//!
+//! A new format is a module with `probe`, `decode`, `encode` (or some of them) and a line in each function below; the
+//! compiler asks for the lines.
+
+use super::{
+    RenderError,
+    picture::Picture,
+    plan::{Encoding, Plan},
+};
+use crate::model::{ImageFormat, Size, SourceFacts, format::SNIFF_BYTES};
+
+#[forbid(unsafe_code)]
+mod bmp;
+#[forbid(unsafe_code)]
+mod gif;
+#[forbid(unsafe_code)]
+mod jpeg;
+#[forbid(unsafe_code)]
+mod jpeg_header;
+#[forbid(unsafe_code)]
+mod palette;
+#[forbid(unsafe_code)]
+mod png;
+mod webp;
+
+/// Longest ICC profile that is carried along. The largest in use, for print, have about 2 MiB.
+const MAX_PROFILE_BYTES: usize = 4 << 20;
+
+/// Reads a source's header.
+pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
+    match detect(source)? {
+        ImageFormat::Jpeg => jpeg::probe(source),
+        ImageFormat::Png => png::probe(source),
+        ImageFormat::Webp => webp::probe(source),
+        ImageFormat::Gif => gif::probe(source),
+        ImageFormat::Bmp => bmp::probe(source),
+        format @ (ImageFormat::Avif | ImageFormat::Heic | ImageFormat::Tiff | ImageFormat::Ico | ImageFormat::Svg) => {
+            Err(no_decoder(format))
+        }
+    }
+}
+
+/// Decodes the source's first picture, as stored, at the plan's reduction. Its size is checked against the plan before
+/// anything of that size is allocated.
+pub fn decode(source: &[u8], plan: &Plan) -> Result<Picture, RenderError> {
+    let format = detect(source)?;
+    if format != plan.source.format {
+        return Err(RenderError::Changed);
+    }
+    let stored_size = plan.source.stored_size;
+    let picture = match format {
+        ImageFormat::Jpeg => jpeg::decode(source, stored_size, plan.decode_reduction)?,
+        ImageFormat::Png => png::decode(source, stored_size)?,
+        ImageFormat::Webp => webp::decode(source, stored_size)?,
+        ImageFormat::Gif => gif::decode(source, stored_size)?,
+        ImageFormat::Bmp => bmp::decode(source, stored_size)?,
+        ImageFormat::Avif | ImageFormat::Heic | ImageFormat::Tiff | ImageFormat::Ico | ImageFormat::Svg => {
+            return Err(no_decoder(format));
+        }
+    };
+    if picture.size == plan.decoded_size() { Ok(picture) } else { Err(RenderError::Changed) }
+}
+
+/// Encodes a picture. Nothing of the source but its pixels and profile is in the result.
+pub fn encode(picture: Picture, encoding: Encoding) -> Result<Vec<u8>, RenderError> {
+    match encoding {
+        Encoding::Jpeg { quality, progressive } => jpeg::encode(picture, quality, progressive),
+        Encoding::Png => png::encode(picture),
+        Encoding::Gif => gif::encode(picture),
+        Encoding::Webp { quality } => webp::encode(picture, webp::Mode::Lossy(quality)),
+        Encoding::WebpLossless => webp::encode(picture, webp::Mode::Lossless),
+    }
+}
+
+fn detect(source: &[u8]) -> Result<ImageFormat, RenderError> {
+    ImageFormat::detect(&source[..source.len().min(SNIFF_BYTES)]).ok_or(RenderError::NotAnImage)
+}
+
+fn no_decoder(format: ImageFormat) -> RenderError {
+    RenderError::Unsupported { format, detail: "this build has no decoder for the format".into() }
+}
+
+fn corrupt(format: ImageFormat, detail: impl ToString) -> RenderError {
+    RenderError::Corrupt { format, detail: detail.to_string() }
+}
+
+fn encode_error(format: ImageFormat, detail: impl ToString) -> RenderError {
+    RenderError::Encode { format, detail: detail.to_string() }
+}
+
+/// The file must be of the size that the plan was made for.
+fn expect_size(found: Size, expected: Size) -> Result<(), RenderError> {
+    if found == expected { Ok(()) } else { Err(RenderError::Changed) }
+}

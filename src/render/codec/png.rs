@@ -1,0 +1,196 @@
+//! PNG, by the `png` crate. An animated PNG gives its default image.
+
+use std::io::Cursor;
+
+use png::{BitDepth, ColorType, Compression, DecodeOptions, Decoder, Encoder, Limits, Reader, Transformations};
+
+use super::{MAX_PROFILE_BYTES, corrupt, encode_error, expect_size};
+use crate::{
+    model::{ImageFormat, Size, SourceFacts},
+    render::{
+        RenderError, exif,
+        picture::{Layout, Picture},
+    },
+};
+
+const SIGNATURE_BYTES: usize = 8;
+/// What the decoder may hold beside rows, profile and EXIF: palette and the other small chunks.
+const SMALL_CHUNKS_BYTES: usize = 64 << 10;
+
+/// Reads the header chunks, and counts frames along the others.
+pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
+    let chunks = Chunks::walk(source)?;
+    Ok(SourceFacts {
+        format: ImageFormat::Png,
+        stored_size: chunks.size,
+        orientation: chunks.exif.map(exif::orientation).unwrap_or_default(),
+        frames: chunks.frames,
+        bytes_per_pixel: chunks.layout().bytes() as u8,
+        progressive: chunks.interlaced,
+    })
+}
+
+/// Decodes the default image.
+pub fn decode(source: &[u8], stored_size: Size) -> Result<Picture, RenderError> {
+    let chunks = Chunks::walk(source)?;
+    expect_size(chunks.size, stored_size)?;
+    let mut reader = reader(source, &chunks)?;
+    let found = match reader.output_color_type() {
+        (ColorType::Grayscale, BitDepth::Sixteen) => Layout::Gray16,
+        (ColorType::Grayscale, _) => Layout::Gray8,
+        (ColorType::GrayscaleAlpha, _) => Layout::GrayAlpha8,
+        (ColorType::Rgb, _) => Layout::Rgb8,
+        (ColorType::Rgba, _) => Layout::Rgba8,
+        (ColorType::Indexed, _) => return Err(corrupt(ImageFormat::Png, "the palette is missing")),
+    };
+    let mut picture = Picture::blank(stored_size, found);
+    let frame = reader.next_frame(&mut picture.pixels).map_err(damaged)?;
+    if Size::new(frame.width, frame.height) != stored_size {
+        return Err(corrupt(ImageFormat::Png, "the default image is smaller than the canvas"));
+    }
+    if found == Layout::Gray16 {
+        picture.pixels.as_chunks_mut::<2>().0.iter_mut().for_each(to_native);
+    }
+    picture.profile =
+        reader.info().icc_profile.as_ref().filter(|profile| profile.len() <= MAX_PROFILE_BYTES).map(|p| p.to_vec());
+    // Wagtail resizes black-and-white pictures as colour ones.
+    Ok(if chunks.bilevel() { picture.into_colour() } else { picture })
+}
+
+/// Encodes losslessly: gray stays gray, 16-bit gray stays 16-bit.
+pub fn encode(picture: Picture) -> Result<Vec<u8>, RenderError> {
+    let failed = |error| encode_error(ImageFormat::Png, error);
+    let mut picture = picture.into_screen_colours();
+    let (color, depth) = match picture.layout {
+        Layout::Gray8 => (ColorType::Grayscale, BitDepth::Eight),
+        Layout::Gray16 => (ColorType::Grayscale, BitDepth::Sixteen),
+        Layout::GrayAlpha8 => (ColorType::GrayscaleAlpha, BitDepth::Eight),
+        Layout::Rgb8 | Layout::Cmyk8 => (ColorType::Rgb, BitDepth::Eight),
+        Layout::Rgba8 => (ColorType::Rgba, BitDepth::Eight),
+    };
+    if picture.layout == Layout::Gray16 {
+        picture.pixels.as_chunks_mut::<2>().0.iter_mut().for_each(to_native); // the same swap the other way
+    }
+    let mut info = png::Info::with_size(picture.size.width, picture.size.height);
+    info.color_type = color;
+    info.bit_depth = depth;
+    info.icc_profile = picture.usable_profile().map(Into::into);
+    let mut bytes = Vec::new();
+    let mut encoder = Encoder::with_info(&mut bytes, info).map_err(failed)?;
+    // Measured against sharp's default: a third of the time, and 38 % smaller.
+    encoder.set_compression(Compression::Balanced);
+    let mut writer = encoder.write_header().map_err(failed)?;
+    writer.write_image_data(&picture.pixels).map_err(failed)?;
+    writer.finish().map_err(failed)?;
+    Ok(bytes)
+}
+
+/// PNG's samples are big-endian.
+fn to_native(sample: &mut [u8; 2]) {
+    *sample = u16::from_be_bytes(*sample).to_ne_bytes();
+}
+
+fn reader<'a>(source: &'a [u8], chunks: &Chunks<'_>) -> Result<Reader<Cursor<&'a [u8]>>, RenderError> {
+    let mut options = DecodeOptions::default();
+    options.set_ignore_text_chunk(true);
+    options.set_ignore_iccp_chunk(chunks.profile_bytes > MAX_PROFILE_BYTES);
+    let mut decoder = Decoder::new_with_options(Cursor::new(source), options);
+    let held = 2 * (chunks.profile_bytes.min(MAX_PROFILE_BYTES) + chunks.exif.map_or(0, <[u8]>::len));
+    let row = chunks.size.width as usize * 8;
+    decoder.set_limits(Limits { bytes: MAX_PROFILE_BYTES + held + row + SMALL_CHUNKS_BYTES });
+    let deep_gray = chunks.layout() == Layout::Gray16;
+    decoder.set_transformations(match deep_gray {
+        true => Transformations::EXPAND,
+        false => Transformations::EXPAND | Transformations::STRIP_16,
+    });
+    decoder.read_info().map_err(damaged)
+}
+
+fn damaged(error: png::DecodingError) -> RenderError {
+    corrupt(ImageFormat::Png, error)
+}
+
+/// What a walk over the chunks finds, without inflating any (PNG, third edition, section 5).
+struct Chunks<'a> {
+    size: Size,
+    bit_depth: u8,
+    color_type: u8,
+    interlaced: bool,
+    transparency: bool,
+    frames: u32,
+    profile_bytes: usize,
+    exif: Option<&'a [u8]>,
+}
+
+impl<'a> Chunks<'a> {
+    fn walk(source: &'a [u8]) -> Result<Self, RenderError> {
+        let damaged = |what| corrupt(ImageFormat::Png, what);
+        let mut rest = source.get(SIGNATURE_BYTES..).unwrap_or_default();
+        let (kind, header) = next_chunk(&mut rest).ok_or_else(|| damaged("the header is cut off"))?;
+        let (b"IHDR", &[w3, w2, w1, w0, h3, h2, h1, h0, bit_depth, color_type, _, _, interlace]) = (kind, header)
+        else {
+            return Err(damaged("the file does not begin with a header"));
+        };
+        let size = Size::new(u32::from_be_bytes([w3, w2, w1, w0]), u32::from_be_bytes([h3, h2, h1, h0]));
+        const LONGEST_SIDE: u32 = i32::MAX as u32;
+        if size.pixels() == 0 || size.width.max(size.height) > LONGEST_SIDE {
+            return Err(damaged("a side is not within 1 to 2^31 - 1"));
+        }
+        let (mut animation_frames, mut frame_before_data, mut data) = (0_u32, false, false);
+        let mut chunks = Self {
+            size,
+            bit_depth,
+            color_type,
+            interlaced: interlace != 0,
+            transparency: false,
+            frames: 1,
+            profile_bytes: 0,
+            exif: None,
+        };
+        while let Some((kind, body)) = next_chunk(&mut rest) {
+            match kind {
+                b"IDAT" => data = true,
+                b"tRNS" => chunks.transparency = true,
+                b"iCCP" => chunks.profile_bytes = body.len(),
+                b"eXIf" => chunks.exif = chunks.exif.or(Some(body)),
+                b"fcTL" => {
+                    animation_frames += 1;
+                    frame_before_data |= !data;
+                }
+                b"IEND" => break,
+                _ => {}
+            }
+        }
+        // A default image that is not part of the animation is a picture of its own.
+        chunks.frames = animation_frames + u32::from(!frame_before_data);
+        Ok(chunks)
+    }
+
+    fn bilevel(&self) -> bool {
+        (self.color_type, self.bit_depth) == (0, 1)
+    }
+
+    /// The layout that decoding ends in.
+    fn layout(&self) -> Layout {
+        match (self.color_type, self.transparency) {
+            (0, false) if self.bilevel() => Layout::Rgb8,
+            (0, true) if self.bilevel() => Layout::Rgba8,
+            (0, false) if self.bit_depth == 16 => Layout::Gray16,
+            (0, false) => Layout::Gray8,
+            (0, true) | (4, _) => Layout::GrayAlpha8,
+            (2 | 3, false) => Layout::Rgb8,
+            _ => Layout::Rgba8,
+        }
+    }
+}
+
+/// Takes a chunk off the front; the last one may be cut off.
+fn next_chunk<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8; 4], &'a [u8])> {
+    const CHECKSUM_BYTES: usize = 4;
+    let (length, after) = rest.split_first_chunk::<4>()?;
+    let (kind, after) = after.split_first_chunk::<4>()?;
+    let length = u32::from_be_bytes(*length) as usize;
+    let body = &after[..length.min(after.len())];
+    *rest = after.get(length + CHECKSUM_BYTES..).unwrap_or_default();
+    Some((kind, body))
+}

@@ -1,0 +1,267 @@
+//! WebP, by libwebp. The one file of this room with `unsafe` in it: a decode call and an encode call into C, each wrapped
+//! in a safe function; the container around the bitstream is read and written here, in safe code.
+
+use libwebp_sys as ffi;
+
+use super::{MAX_PROFILE_BYTES, corrupt, encode_error, expect_size};
+use crate::{
+    model::{ImageFormat, Size, SourceFacts},
+    render::{
+        RenderError, exif,
+        picture::{Layout, Picture},
+    },
+    spec::Quality,
+};
+
+/// How to write the bitstream.
+#[derive(Clone, Copy)]
+pub enum Mode {
+    /// VP8, at a quality.
+    Lossy(Quality),
+    /// VP8L.
+    Lossless,
+}
+
+/// libwebp's default trade of time against size, and Pillow's.
+const METHOD: i32 = 4;
+/// In lossless mode the quality is an effort; Wagtail passes its default of 80 there too.
+const LOSSLESS_EFFORT: f32 = 80.0;
+/// VP8X flags (RFC 9649, 2.7).
+const HAS_PROFILE: u8 = 0x20;
+const HAS_ALPHA: u8 = 0x10;
+
+/// Reads the container's chunks and the first bitstream's header.
+pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
+    let file = Container::read(source)?;
+    Ok(SourceFacts {
+        format: ImageFormat::Webp,
+        stored_size: file.canvas,
+        orientation: file.exif.map(exif::orientation).unwrap_or_default(),
+        frames: file.frames,
+        bytes_per_pixel: file.layout.bytes() as u8,
+        progressive: false,
+    })
+}
+
+/// Decodes the picture; of an animation, the first frame on its canvas.
+pub fn decode(source: &[u8], stored_size: Size) -> Result<Picture, RenderError> {
+    let file = Container::read(source)?;
+    expect_size(file.canvas, stored_size)?;
+    let mut picture = Picture::blank(stored_size, file.layout);
+    let (stride, bytes) = (picture.stride(), picture.layout.bytes());
+    let Frame { left, top, size, .. } = file.first;
+    let start = top as usize * stride + left as usize * bytes;
+    decode_into(file.first.bitstream, &mut picture.pixels[start..], stride, size, picture.layout)
+        .map_err(|status| corrupt(ImageFormat::Webp, format!("{status:?}")))?;
+    picture.profile = file.profile.filter(|profile| profile.len() <= MAX_PROFILE_BYTES).map(<[u8]>::to_vec);
+    Ok(picture)
+}
+
+/// Encodes, with the profile where there is one.
+pub fn encode(picture: Picture, mode: Mode) -> Result<Vec<u8>, RenderError> {
+    let picture = picture.into_colour();
+    let bytes = encode_bitstream(&picture, mode).map_err(|reason| encode_error(ImageFormat::Webp, reason))?;
+    Ok(match picture.usable_profile() {
+        Some(profile) => with_profile(&bytes, profile, &picture),
+        None => bytes,
+    })
+}
+
+/// What the chunks say.
+struct Container<'a> {
+    canvas: Size,
+    layout: Layout,
+    frames: u32,
+    first: Frame<'a>,
+    profile: Option<&'a [u8]>,
+    exif: Option<&'a [u8]>,
+}
+
+/// One picture within the canvas.
+struct Frame<'a> {
+    left: u32,
+    top: u32,
+    size: Size,
+    /// What libwebp is given: the whole file, or a frame's ALPH and VP8 chunks.
+    bitstream: &'a [u8],
+}
+
+impl<'a> Container<'a> {
+    fn read(source: &'a [u8]) -> Result<Self, RenderError> {
+        let features = features(source)?;
+        let canvas = Size::new(features.width as u32, features.height as u32);
+        let (mut profile, mut exif, mut frames, mut first_frame) = (None, None, 0, None);
+        for (kind, body) in chunks(source.get(12..).unwrap_or_default()) {
+            match kind {
+                b"ICCP" => profile = profile.or(Some(body)),
+                b"EXIF" => exif = exif.or(Some(body)),
+                b"ANMF" => {
+                    frames += 1;
+                    first_frame = first_frame.or(Some(body));
+                }
+                _ => {}
+            }
+        }
+        let mut has_alpha = features.has_alpha != 0;
+        let first = match (features.has_animation != 0, first_frame) {
+            (false, _) => {
+                frames = 1;
+                Frame { left: 0, top: 0, size: canvas, bitstream: source }
+            }
+            (true, Some(body)) => {
+                let frame = Frame::read(body, canvas)?;
+                has_alpha |= frame.size != canvas;
+                frame
+            }
+            (true, None) => return Err(corrupt(ImageFormat::Webp, "an animation without frames")),
+        };
+        let layout = if has_alpha { Layout::Rgba8 } else { Layout::Rgb8 };
+        Ok(Self { canvas, layout, frames, first, profile, exif })
+    }
+}
+
+impl<'a> Frame<'a> {
+    /// Reads an ANMF chunk: position and size in 24 bits each, then the frame's own chunks.
+    fn read(body: &'a [u8], canvas: Size) -> Result<Self, RenderError> {
+        let damaged = |what| corrupt(ImageFormat::Webp, what);
+        const HEADER_BYTES: usize = 16;
+        let (header, bitstream) = body.split_at_checked(HEADER_BYTES).ok_or_else(|| damaged("a frame is cut off"))?;
+        let number = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], 0]);
+        let (left, top) = (2 * number(0), 2 * number(3));
+        let size = Size::new(number(6) + 1, number(9) + 1);
+        let found = features(bitstream)?;
+        if left + size.width > canvas.width
+            || top + size.height > canvas.height
+            || (found.width as u32, found.height as u32) != (size.width, size.height)
+        {
+            return Err(damaged("a frame reaches over the canvas"));
+        }
+        Ok(Self { left, top, size, bitstream })
+    }
+}
+
+/// RIFF chunks: four letters, a length, a body padded to an even length. The last one may be cut off.
+fn chunks(mut rest: &[u8]) -> impl Iterator<Item = (&[u8; 4], &[u8])> {
+    std::iter::from_fn(move || {
+        let (kind, after) = rest.split_first_chunk::<4>()?;
+        let (length, after) = after.split_first_chunk::<4>()?;
+        let length = u32::from_le_bytes(*length) as usize;
+        let body = &after[..length.min(after.len())];
+        rest = after.get(length + length % 2..).unwrap_or_default();
+        Some((kind, body))
+    })
+}
+
+/// Rebuilds the file in its extended form, the profile before the picture (RFC 9649, 2.7).
+fn with_profile(webp: &[u8], profile: &[u8], picture: &Picture) -> Vec<u8> {
+    let flags = HAS_PROFILE | if picture.layout.has_alpha() { HAS_ALPHA } else { 0 };
+    let [width, height] = [picture.size.width, picture.size.height].map(|side| (side - 1).to_le_bytes());
+    let extended = [&[flags, 0, 0, 0], &width[..3], &height[..3]].concat();
+    let picture_chunks = chunks(webp.get(12..).unwrap_or_default()).filter(|(kind, _)| *kind != b"VP8X");
+    let mut bytes = Vec::with_capacity(webp.len() + profile.len() + 64);
+    bytes.extend_from_slice(b"RIFF\0\0\0\0WEBP");
+    for (kind, body) in [(b"VP8X", &extended[..]), (b"ICCP", profile)].into_iter().chain(picture_chunks) {
+        bytes.extend_from_slice(kind);
+        bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(body);
+        bytes.resize(bytes.len().next_multiple_of(2), 0);
+    }
+    let length = (bytes.len() - 8) as u32;
+    bytes[4..8].copy_from_slice(&length.to_le_bytes());
+    bytes
+}
+
+/// The first bitstream's header; both sides are at least 1.
+fn features(data: &[u8]) -> Result<ffi::WebPBitstreamFeatures, RenderError> {
+    let mut found =
+        ffi::WebPBitstreamFeatures { width: 0, height: 0, has_alpha: 0, has_animation: 0, format: 0, pad: [0; 5] };
+    // SAFETY: `data` is readable for its length and `found` is writable; neither is kept.
+    let status = unsafe { ffi::WebPGetFeatures(data.as_ptr(), data.len(), &raw mut found) };
+    match status {
+        ffi::VP8StatusCode::VP8_STATUS_OK if found.width > 0 && found.height > 0 => Ok(found),
+        status => Err(corrupt(ImageFormat::Webp, format!("{status:?}"))),
+    }
+}
+
+/// Decodes a bitstream whose header says `size` into rows that begin `stride` bytes apart, with smooth upsampling.
+fn decode_into(
+    data: &[u8],
+    pixels: &mut [u8],
+    stride: usize,
+    size: Size,
+    layout: Layout,
+) -> Result<(), ffi::VP8StatusCode> {
+    use ffi::{VP8StatusCode, WEBP_CSP_MODE};
+    let mut config = ffi::WebPDecoderConfig::new().map_err(|()| VP8StatusCode::VP8_STATUS_INVALID_PARAM)?;
+    config.output.colorspace = match layout {
+        Layout::Rgba8 => WEBP_CSP_MODE::MODE_RGBA,
+        _ => WEBP_CSP_MODE::MODE_RGB,
+    };
+    // Never write past the rows that the slice holds, whatever the header said.
+    let row = size.width as usize * layout.bytes();
+    if pixels.len() < (size.height as usize - 1) * stride + row {
+        return Err(VP8StatusCode::VP8_STATUS_INVALID_PARAM);
+    }
+    config.output.is_external_memory = 1;
+    config.output.u.RGBA = ffi::WebPRGBABuffer { rgba: pixels.as_mut_ptr(), stride: stride as i32, size: pixels.len() };
+    // SAFETY: `data` is readable for its length. The output buffer is `pixels`, with its true length, from which libwebp
+    // checks that the picture fits (`CheckDecBuffer`) before it writes; both outlive the call and are not kept.
+    let status = unsafe { ffi::WebPDecode(data.as_ptr(), data.len(), &raw mut config) };
+    if status == VP8StatusCode::VP8_STATUS_OK { Ok(()) } else { Err(status) }
+}
+
+/// What libwebp allocates for an encode, freed however it ends.
+struct Encoding {
+    picture: ffi::WebPPicture,
+    written: ffi::WebPMemoryWriter,
+}
+
+impl Drop for Encoding {
+    fn drop(&mut self) {
+        // SAFETY: both were initialised by libwebp and are freed once; freeing empty ones is allowed.
+        unsafe {
+            ffi::WebPPictureFree(&raw mut self.picture);
+            ffi::WebPMemoryWriterClear(&raw mut self.written);
+        }
+    }
+}
+
+/// Encodes an RGB or RGBA picture.
+fn encode_bitstream(picture: &Picture, mode: Mode) -> Result<Vec<u8>, String> {
+    let mut config = ffi::WebPConfig::new().map_err(|()| "libwebp is of another version")?;
+    config.method = METHOD;
+    config.alpha_quality = 100;
+    config.thread_level = 0;
+    match mode {
+        Mode::Lossy(quality) => config.quality = quality.get().into(),
+        Mode::Lossless => (config.lossless, config.quality) = (1, LOSSLESS_EFFORT),
+    }
+    let side = |length: u32| i32::try_from(length).map_err(|_| "a side is too long".to_owned());
+    let (width, height) = (side(picture.size.width)?, side(picture.size.height)?);
+    let mut job = Encoding {
+        picture: ffi::WebPPicture::new().map_err(|()| "libwebp is of another version")?,
+        written: ffi::WebPMemoryWriter { mem: std::ptr::null_mut(), size: 0, max_size: 0, pad: [0] },
+    };
+    job.picture.use_argb = config.lossless;
+    (job.picture.width, job.picture.height) = (width, height);
+    job.picture.writer = Some(ffi::WebPMemoryWrite);
+    job.picture.custom_ptr = (&raw mut job.written).cast();
+    let import = match picture.layout {
+        Layout::Rgba8 => ffi::WebPPictureImportRGBA,
+        _ => ffi::WebPPictureImportRGB,
+    };
+    if picture.pixels.len() != picture.stride() * picture.size.height as usize {
+        return Err("the pixel buffer has the wrong length".into());
+    }
+    // SAFETY: `pixels` holds `height` rows of `stride` bytes (checked above), which the import copies. `job` is not moved
+    // until the encode has returned, so that `custom_ptr` stays valid.
+    let done = unsafe {
+        import(&raw mut job.picture, picture.pixels.as_ptr(), picture.stride() as i32) != 0
+            && ffi::WebPEncode(&raw const config, &raw mut job.picture) != 0
+    };
+    if !done {
+        return Err(format!("{:?}", job.picture.error_code));
+    }
+    // SAFETY: a successful encode leaves `size` written bytes at `mem`.
+    Ok(unsafe { std::slice::from_raw_parts(job.written.mem, job.written.size) }.to_vec())
+}

@@ -1,0 +1,90 @@
+//! The orientation from an EXIF block, and nothing else of it.
+//!
+//! The first directory is read, of the first 64 KiB, each entry once: there is no offset to follow and so no loop to be
+//! caught in.
+
+use crate::model::Orientation;
+
+const MAX_BYTES: usize = 64 << 10;
+/// CIPA DC-008 (EXIF 2.32), 4.6.4 A.
+const ORIENTATION_TAG: u16 = 0x0112;
+const TYPE_SHORT: u16 = 3;
+const TYPE_LONG: u16 = 4;
+const ENTRY_BYTES: usize = 12;
+
+/// The orientation that an EXIF block names; upright when it names none or cannot be read.
+///
+/// The block may begin with JPEG's `Exif\0\0`, which some writers also put into PNG and WebP.
+pub fn orientation(block: &[u8]) -> Orientation {
+    let block = &block[..block.len().min(MAX_BYTES)];
+    let tiff = block.strip_prefix(b"Exif\0\0").unwrap_or(block);
+    first_directory(tiff).map(Orientation::from_exif).unwrap_or_default()
+}
+
+/// The tag's value in the TIFF structure's first directory (TIFF 6.0, section 2).
+fn first_directory(tiff: &[u8]) -> Option<u32> {
+    let bytes = match tiff.get(..4)? {
+        b"II*\0" => Bytes { tiff, big_endian: false },
+        b"MM\0*" => Bytes { tiff, big_endian: true },
+        _ => return None,
+    };
+    let start = bytes.u32(4)? as usize;
+    let entries = usize::from(bytes.u16(start)?);
+    let entry = (0..entries)
+        .map_while(|index| start.checked_add(2 + index * ENTRY_BYTES).filter(|&at| at < tiff.len()))
+        .find(|&at| bytes.u16(at) == Some(ORIENTATION_TAG))?;
+    match bytes.u16(entry + 2)? {
+        TYPE_SHORT => bytes.u16(entry + 8).map(u32::from),
+        TYPE_LONG => bytes.u32(entry + 8),
+        _ => None,
+    }
+}
+
+struct Bytes<'a> {
+    tiff: &'a [u8],
+    big_endian: bool,
+}
+
+impl Bytes<'_> {
+    fn u16(&self, at: usize) -> Option<u16> {
+        let bytes = *self.tiff.get(at..)?.first_chunk()?;
+        Some(if self.big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
+    }
+
+    fn u32(&self, at: usize) -> Option<u32> {
+        let bytes = *self.tiff.get(at..)?.first_chunk()?;
+        Some(if self.big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const BIG: &[u8] = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+    const LITTLE: &[u8] = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x08\0\0\0\0\0\0\0";
+
+    #[test]
+    fn both_byte_orders_are_read() {
+        assert_eq!(orientation(BIG), Orientation::Rotate90);
+        assert_eq!(orientation(LITTLE), Orientation::Rotate270);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_upright() {
+        for end in 0..BIG.len() - 6 {
+            assert_eq!(orientation(&BIG[..end]), Orientation::Upright);
+        }
+        assert_eq!(orientation(b"MM\0*\xFF\xFF\xFF\xFF"), Orientation::Upright);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_an_answer(mut tail in proptest::collection::vec(any::<u8>(), 0..200), big in any::<bool>()) {
+            let mut block = if big { b"MM\0*".to_vec() } else { b"II*\0".to_vec() };
+            block.append(&mut tail);
+            orientation(&block);
+        }
+    }
+}
