@@ -4,3 +4,4 @@ pub mod metrics;
 pub mod model;
 pub mod render;
 pub mod spec;
+pub mod workers;
