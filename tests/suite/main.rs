@@ -3,3 +3,4 @@
 
 mod geometry;
 mod vectors;
+mod workers;
