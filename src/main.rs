@@ -1,2 +1,9 @@
 #![allow(missing_docs)]
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if let Some(code) = sendimage::workers::run_as_child() {
+        return code;
+    }
+    ExitCode::SUCCESS
+}

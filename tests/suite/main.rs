@@ -6,3 +6,4 @@ mod pictures;
 mod render_cost;
 mod renditions;
 mod vectors;
+mod workers;

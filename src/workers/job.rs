@@ -1,0 +1,243 @@
+//! What crosses the process border, and what the gate's own callers see of it.
+//!
+//! One message is one datagram of JSON on a `SOCK_SEQPACKET` socket, at most [`MAX_MESSAGE_BYTES`] long; descriptors travel
+//! beside it by `SCM_RIGHTS`, from gate to worker only. A hijacked worker may answer anything, so the gate parses strictly:
+//! unknown fields, another job's number, an errno that is none or a message that was cut is a worker to be killed.
+#![forbid(unsafe_code)]
+
+use std::{fmt, io, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::sandbox::SandboxReport;
+use crate::{
+    model::{ImageFormat, SourceFacts},
+    render::{RenderError, StageTimes, limits::OverLimit, plan::Plan},
+};
+
+/// The longest message either way. A plan takes about one kilobyte.
+pub const MAX_MESSAGE_BYTES: usize = 64 << 10;
+
+/// One job, as the gate sends it. The first descriptor beside it is the source, the second, of a render, the output.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Job {
+    /// Repeated in the reply, which so cannot be taken for another job's.
+    pub number: u64,
+    /// Longest source the worker may read.
+    pub max_source_bytes: u64,
+    /// What the gate reserved of the memory budget for this job.
+    pub memory_bytes: u64,
+    /// Processor time that the job may take, in seconds.
+    pub cpu_seconds: u64,
+    /// What to do.
+    pub task: Task,
+}
+
+/// What a worker can be asked to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "lowercase")]
+pub enum Task {
+    /// Read the header.
+    Probe,
+    /// Carry out a plan.
+    Render {
+        /// The plan.
+        plan: Plan,
+    },
+}
+
+/// A worker's first message: it is in its sandbox and waits for jobs.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ready {
+    /// What the kernel granted.
+    pub sandbox: SandboxReport,
+}
+
+/// A worker's answer to one job.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reply {
+    /// [`Job::number`].
+    pub number: u64,
+    /// How it went.
+    pub answer: Answer,
+}
+
+/// How a job went, in the worker's words.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum Answer {
+    /// The header's numbers.
+    Probed(SourceFacts),
+    /// The output holds a rendition.
+    Rendered(RenderReport),
+    /// The source is no image, or not one that can be rendered.
+    Failed(RenderError),
+    /// The source could not be read.
+    Source(Errno),
+    /// The source is longer than it was, or shrank while it was read.
+    SourceChanged,
+    /// The output could not be written.
+    Output(Errno),
+    /// The decoder panicked; the worker ends after saying so.
+    Panicked {
+        /// Where and why: for the log.
+        message: String,
+    },
+}
+
+/// What a finished render reports.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenderReport {
+    /// Length of the rendition.
+    pub bytes: u64,
+    /// Time of each stage.
+    pub times: StageTimes,
+    /// The worker's highest resident memory so far, over all its jobs.
+    pub peak_rss_bytes: u64,
+}
+
+/// A system call's error number, known to be one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "i32", into = "i32")]
+pub struct Errno(i32);
+
+impl Errno {
+    /// The number, as in `errno(3)`.
+    pub fn raw(self) -> i32 {
+        self.0
+    }
+}
+
+impl TryFrom<i32> for Errno {
+    type Error = String;
+
+    fn try_from(raw: i32) -> Result<Self, String> {
+        // The kernel's MAX_ERRNO.
+        if (1..4096).contains(&raw) { Ok(Self(raw)) } else { Err(format!("{raw} is not an error number")) }
+    }
+}
+
+impl From<Errno> for i32 {
+    fn from(errno: Errno) -> i32 {
+        errno.0
+    }
+}
+
+impl From<rustix::io::Errno> for Errno {
+    fn from(errno: rustix::io::Errno) -> Self {
+        Self(errno.raw_os_error())
+    }
+}
+
+impl From<&io::Error> for Errno {
+    /// An error without a number counts as `EIO`.
+    fn from(error: &io::Error) -> Self {
+        Self(error.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error()))
+    }
+}
+
+impl From<Errno> for io::Error {
+    fn from(errno: Errno) -> Self {
+        Self::from_raw_os_error(errno.0)
+    }
+}
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        io::Error::from(*self).fmt(f)
+    }
+}
+
+/// Which of the waiting jobs goes first. Within a lane it is first come, first served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// Probes, and renders that somebody waits for and that take little.
+    Cheap,
+    /// Renders that somebody waits for and that take long.
+    Costly,
+    /// Renders ahead of time.
+    Warm,
+}
+
+impl Lane {
+    pub(super) const COUNT: usize = 3;
+
+    /// The lane of a render that somebody waits for, by what it will cost.
+    ///
+    /// The unit is the time to decode and resample one pixel, about 10 ns (FIGURES, cold path). Encoding a JPEG pixel takes
+    /// about as long, a WebP pixel (libwebp, method 4) six times, lossless formats and GIF's palette about four times. A JPEG
+    /// decoded at reduced scale still has all its bytes to go through, a sixth of the work for each stored pixel.
+    pub fn of(plan: &Plan) -> Self {
+        use crate::render::plan::Encoding;
+        /// About 80 ms.
+        const CHEAP: u64 = 8_000_000;
+        let encoding = match plan.encoding {
+            Encoding::Jpeg { progressive: false, .. } => 1,
+            Encoding::Jpeg { progressive: true, .. } => 2,
+            Encoding::Png | Encoding::Gif => 4,
+            Encoding::Webp { .. } => 6,
+            Encoding::WebpLossless => 12,
+        };
+        let frames = u64::from(plan.source.frames.max(1));
+        let moving = matches!(plan.encoding.format(), ImageFormat::Gif | ImageFormat::Webp);
+        let decoding = plan.decoded_size().pixels().max(plan.source.stored_size.pixels() / 6);
+        let cost = decoding
+            .saturating_add(plan.output_size.pixels().saturating_mul(encoding))
+            .saturating_mul(if moving { frames } else { 1 });
+        if cost <= CHEAP { Self::Cheap } else { Self::Costly }
+    }
+}
+
+/// Why there is no answer to a job. `Clone`: all who wait for one render share it.
+#[derive(Clone, Debug, PartialEq, Error)]
+pub enum JobError {
+    /// As many jobs as may wait are waiting.
+    #[error("the render queue is full")]
+    QueueFull,
+    /// The job is beyond a configured bound, however long it would wait.
+    #[error(transparent)]
+    OverLimit(#[from] OverLimit),
+    /// The source cannot be rendered, or not this way.
+    #[error(transparent)]
+    Render(#[from] RenderError),
+    /// The output could not be written: `ENOSPC`, `EDQUOT`, `EIO` ...
+    #[error("the rendition could not be written: {0}")]
+    Output(Errno),
+    /// The source could not be read.
+    #[error("the source could not be read: {0}")]
+    Source(Errno),
+    /// The source is not a regular file.
+    #[error("the source is not a regular file")]
+    NotAFile,
+    /// The source is not the file it was when the render was planned, or was written to while it was read.
+    #[error("the source changed while it was read")]
+    SourceChanged,
+    /// The deadline passed.
+    #[error("the deadline passed {}", if *started { "during the render" } else { "before a worker was free" })]
+    TimedOut {
+        /// Whether a worker had begun. Only then does it say anything about the image.
+        started: bool,
+    },
+    /// The job killed two workers by its own doing.
+    #[error("two workers died of this job, the second by {cause}")]
+    Poison {
+        /// The second death: a signal's name, `panic`, `exit` or `protocol`.
+        cause: String,
+    },
+    /// Two workers died in this job, and not both by its own doing.
+    #[error("two workers were lost in this job")]
+    Lost,
+    /// The pool is being shut down.
+    #[error("the service is shutting down")]
+    ShuttingDown,
+}
+
+/// One stage's name and time, as the metrics want them.
+pub(super) fn stages(times: &StageTimes) -> [(&'static str, Duration); 3] {
+    [("decode", times.decode), ("resample", times.resample), ("encode", times.encode)]
+}

@@ -1,0 +1,273 @@
+//! The pool: the one door from async code to work on pixels.
+#![forbid(unsafe_code)]
+
+use std::{
+    fs::File,
+    io,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::available_parallelism,
+    time::Instant,
+};
+
+use rustix::fs::{FileType, fstat};
+use thiserror::Error;
+use tokio::{sync::watch, task::JoinHandle};
+
+use super::{
+    job::{Answer, JobError, Lane, RenderReport, Task},
+    keeper::Keeper,
+    process::{Launcher, Program, WorkerProcess, own_program},
+    queue::{Admission, Work},
+    sandbox::SandboxReport,
+};
+use crate::{
+    metrics::Metrics,
+    model::SourceFacts,
+    render::{limits::OverLimit, plan::Plan},
+};
+
+/// What a probe holds beside the file itself.
+const PROBE_BYTES: u64 = 1 << 20;
+
+/// What the operator decides about workers.
+#[derive(Clone, Debug)]
+pub struct PoolConfig {
+    /// The program that workers run: this one.
+    pub program: PathBuf,
+    /// How many; 0 for one for each core.
+    pub workers: usize,
+    /// Jobs that may wait for a worker; the next one is refused at once.
+    pub queue_depth: usize,
+    /// Bytes that all running jobs together may plan to hold.
+    pub memory_budget: u64,
+    /// Longest source file, in bytes.
+    pub max_source_bytes: u64,
+    /// A worker is replaced after this many jobs, whatever it may have leaked; 0 for never.
+    pub recycle_after_jobs: u32,
+}
+
+impl Default for PoolConfig {
+    fn default() -> Self {
+        Self {
+            program: own_program().to_owned(),
+            workers: 0,
+            queue_depth: 64,
+            memory_budget: 512 << 20,
+            max_source_bytes: 64 << 20,
+            recycle_after_jobs: 1_000,
+        }
+    }
+}
+
+/// Why there is no pool.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The program cannot be opened.
+    #[error("the program that render workers run, {path}, cannot be opened", path = path.display())]
+    Program {
+        /// [`PoolConfig::program`].
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A worker did not start.
+    #[error("a render worker could not be started")]
+    Worker(#[source] io::Error),
+}
+
+/// What the pool is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolStats {
+    /// Workers that there should be.
+    pub workers: usize,
+    /// Workers that are ready or at work.
+    pub alive: usize,
+    /// Jobs at work.
+    pub running: usize,
+    /// Jobs that wait.
+    pub waiting: usize,
+    /// Bytes reserved by the jobs at work.
+    pub reserved_bytes: u64,
+}
+
+/// Render workers, their queue and their budget.
+pub struct Pool {
+    shared: Arc<Shared>,
+    keepers: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What the keepers and the pool share.
+pub(super) struct Shared {
+    pub(super) config: PoolConfig,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) admission: Arc<Admission>,
+    pub(super) launcher: Launcher,
+    closing: watch::Sender<bool>,
+    roster: Mutex<Roster>,
+}
+
+struct Roster {
+    pids: Vec<Option<u32>>,
+    sandbox: SandboxReport,
+}
+
+impl Shared {
+    pub(super) fn note_worker(&self, slot: usize, worker: Option<&WorkerProcess>) {
+        let mut roster = self.roster();
+        if let Some(report) = worker.and_then(WorkerProcess::sandbox) {
+            roster.sandbox = report.clone();
+        }
+        roster.pids[slot] = worker.map(WorkerProcess::pid);
+    }
+
+    /// Returns once the pool is being shut down.
+    pub(super) fn closing(&self) -> impl Future<Output = ()> + use<> {
+        let mut closing = self.closing.subscribe();
+        async move { drop(closing.wait_for(|closing| *closing).await) }
+    }
+
+    fn roster(&self) -> MutexGuard<'_, Roster> {
+        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close(&self) {
+        self.closing.send_replace(true);
+        self.admission.close();
+    }
+}
+
+impl Pool {
+    /// Starts all workers and waits until each is in its sandbox.
+    ///
+    /// # Errors
+    /// When the program cannot be opened or a worker does not start.
+    pub async fn start(mut config: PoolConfig, metrics: Arc<Metrics>) -> Result<Arc<Self>, StartError> {
+        if config.workers == 0 {
+            config.workers = available_parallelism().map_or(1, usize::from);
+        }
+        let program = Program::open(&config.program)
+            .map_err(|source| StartError::Program { path: config.program.clone(), source })?;
+        let launcher = Launcher::start(program, config.memory_budget).map_err(StartError::Worker)?;
+        let mut workers = Vec::with_capacity(config.workers);
+        for _ in 0..config.workers {
+            workers.push(launcher.launch().await.map_err(StartError::Worker)?);
+        }
+        let report = workers.first().and_then(WorkerProcess::sandbox).cloned();
+        let sandbox = report.ok_or_else(|| StartError::Worker(io::Error::other("no worker reported its sandbox")))?;
+        let shared = Arc::new(Shared {
+            admission: Admission::new(config.queue_depth, config.memory_budget, metrics.clone()),
+            roster: Mutex::new(Roster { pids: vec![None; config.workers], sandbox }),
+            closing: watch::Sender::new(false),
+            config,
+            metrics,
+            launcher,
+        });
+        let keep = |(slot, worker)| tokio::spawn(Keeper::new(shared.clone(), slot, worker).run());
+        let keepers = workers.into_iter().enumerate().map(keep).collect();
+        Ok(Arc::new(Self { shared, keepers: Mutex::new(keepers) }))
+    }
+
+    /// Reads a source image's header.
+    ///
+    /// # Errors
+    /// See [`JobError`].
+    pub async fn probe(&self, source: &File, deadline: Instant) -> Result<SourceFacts, JobError> {
+        let (source, length) = self.admit(source)?;
+        let work = Work {
+            task: Task::Probe,
+            source,
+            output: None,
+            max_source_bytes: self.shared.config.max_source_bytes,
+            memory_bytes: length + PROBE_BYTES,
+            deadline,
+        };
+        match self.shared.admission.enter(Lane::Cheap, work)?.answer().await? {
+            Answer::Probed(facts) => Ok(facts),
+            _ => Err(JobError::Lost), // its keeper lets nothing else pass
+        }
+    }
+
+    /// Carries out a plan: reads `source`, of `source_bytes` when it was planned, and makes `output` hold the rendition and
+    /// nothing else. Both must be open for that, as regular files; their positions do not matter.
+    ///
+    /// When the returned future is dropped, a job that waits is forgotten, and one that runs goes on to its end: `output`
+    /// may still be written to until its deadline.
+    ///
+    /// # Errors
+    /// See [`JobError`]. Whatever `output` holds then is to be thrown away.
+    pub async fn render(
+        &self,
+        source: &File,
+        plan: &Plan,
+        output: &File,
+        source_bytes: u64,
+        lane: Lane,
+        deadline: Instant,
+    ) -> Result<RenderReport, JobError> {
+        let (source, length) = self.admit(source)?;
+        if length != source_bytes {
+            return Err(JobError::SourceChanged);
+        }
+        let output = output.try_clone().map_err(|error| JobError::Output((&error).into()))?;
+        let work = Work {
+            task: Task::Render { plan: plan.clone() },
+            source,
+            output: Some(output.into()),
+            max_source_bytes: source_bytes,
+            memory_bytes: plan.peak_bytes(source_bytes),
+            deadline,
+        };
+        match self.shared.admission.enter(lane, work)?.answer().await? {
+            Answer::Rendered(report) => Ok(report),
+            _ => Err(JobError::Lost), // its keeper lets nothing else pass
+        }
+    }
+
+    /// A descriptor to pass on, and the file's length: only regular files within the limit get as far as a worker.
+    fn admit(&self, source: &File) -> Result<(OwnedFd, u64), JobError> {
+        let stat = fstat(source).map_err(|errno| JobError::Source(errno.into()))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(JobError::NotAFile);
+        }
+        let (found, limit) = (stat.st_size.unsigned_abs(), self.shared.config.max_source_bytes);
+        if found > limit {
+            return Err(OverLimit::SourceBytes { found, limit }.into());
+        }
+        let source = source.try_clone().map_err(|error| JobError::Source((&error).into()))?;
+        Ok((source.into(), found))
+    }
+
+    /// What the kernel granted the worker that was started last.
+    pub fn sandbox(&self) -> SandboxReport {
+        self.shared.roster().sandbox.clone()
+    }
+
+    /// What the pool is doing. It is ready as long as one worker is alive.
+    pub fn stats(&self) -> PoolStats {
+        let (waiting, running, reserved_bytes) = self.shared.admission.load();
+        let alive = self.worker_pids().len();
+        PoolStats { workers: self.shared.config.workers, alive, running, waiting, reserved_bytes }
+    }
+
+    /// The process ids of the workers alive.
+    pub fn worker_pids(&self) -> Vec<u32> {
+        self.shared.roster().pids.iter().flatten().copied().collect()
+    }
+
+    /// Refuses what waits and what comes, lets the jobs at work finish or meet their deadlines, and ends the workers.
+    pub async fn shutdown(&self) {
+        self.shared.close();
+        let keepers = std::mem::take(&mut *self.keepers.lock().unwrap_or_else(PoisonError::into_inner));
+        for keeper in keepers {
+            drop(keeper.await); // one that panicked took its worker along
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}

@@ -1,0 +1,118 @@
+//! The system calls a render worker may make; any other kills it on the spot with `SIGSYS`.
+//!
+//! It holds descriptors already opened for it, so no call that opens, connects, looks a path up, starts or examines a
+//! process is here. Memory can be had, but never executable and never from a file: a source that shrinks under a mapping
+//! would be a `SIGBUS`, and new code is what an exploit wants first.
+
+use std::collections::BTreeMap;
+
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen::Dword, SeccompCmpOp as Is, SeccompCondition,
+    SeccompFilter, SeccompRule,
+};
+
+/// Allowed with any arguments.
+const ALLOWED: &[libc::c_long] = &[
+    // The job's descriptors and the socket.
+    libc::SYS_read,
+    libc::SYS_pread64,
+    libc::SYS_write,
+    libc::SYS_writev, // glibc's last words before an abort
+    libc::SYS_pwrite64,
+    libc::SYS_lseek,
+    libc::SYS_fstat,
+    libc::SYS_ftruncate,
+    libc::SYS_close,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_ppoll,
+    // Memory; `mmap` and `mprotect` are below.
+    libc::SYS_brk,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    // Time, randomness for hash maps, usage; glibc's `qsort` asks `sysinfo` how much memory there is.
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_getres,
+    libc::SYS_gettimeofday,
+    libc::SYS_getrandom,
+    libc::SYS_getrusage,
+    libc::SYS_sysinfo,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sched_yield,
+    libc::SYS_futex,
+    // Dying properly: panics, aborts, stack overflows.
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_restart_syscall,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    // aarch64 never had these.
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_poll,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_time,
+];
+
+/// Installs the filter for the calling thread, the process's only one.
+///
+/// # Errors
+/// In words, when the kernel has no seccomp filters or refuses this one.
+pub(super) fn enter() -> Result<(), String> {
+    let program = filter().map_err(|error| error.to_string())?;
+    seccompiler::apply_filter(&program).map_err(|error| match error {
+        seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => error.to_string(),
+        other => other.to_string(),
+    })
+}
+
+fn filter() -> Result<BpfProgram, BackendError> {
+    let argument = |index: u8, is: Is, value: u64| SeccompCondition::new(index, Dword, is, value);
+    let not_executable = || argument(2, Is::MaskedEq(libc::PROT_EXEC as u64), 0);
+    let anonymous = || argument(3, Is::MaskedEq(libc::MAP_ANONYMOUS as u64), libc::MAP_ANONYMOUS as u64);
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
+    rules.insert(libc::SYS_mmap, vec![SeccompRule::new(vec![not_executable()?, anonymous()?])?]);
+    rules.insert(libc::SYS_mprotect, vec![SeccompRule::new(vec![not_executable()?])?]);
+    // A debug build asserts that a descriptor is open before it closes it.
+    let get_flags = argument(1, Is::Eq, libc::F_GETFD as u64)?;
+    rules.insert(libc::SYS_fcntl, vec![SeccompRule::new(vec![get_flags])?]);
+    // Its own limits only, and signals to itself only.
+    rules.insert(libc::SYS_prlimit64, vec![SeccompRule::new(vec![argument(0, Is::Eq, 0)?])?]);
+    let own_pid = u64::from(std::process::id());
+    rules.insert(libc::SYS_tgkill, vec![SeccompRule::new(vec![argument(0, Is::Eq, own_pid)?])?]);
+    let refuse = SeccompAction::KillProcess;
+    SeccompFilter::new(rules, refuse, SeccompAction::Allow, std::env::consts::ARCH.try_into()?)?.try_into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_opens_connects_or_starts_is_allowed() {
+        let forbidden = [
+            libc::SYS_openat,
+            libc::SYS_openat2,
+            libc::SYS_newfstatat,
+            libc::SYS_statx,
+            libc::SYS_socket,
+            libc::SYS_connect,
+            libc::SYS_bind,
+            libc::SYS_clone,
+            libc::SYS_clone3,
+            libc::SYS_execve,
+            libc::SYS_execveat,
+            libc::SYS_ptrace,
+            libc::SYS_kill,
+            libc::SYS_prctl,
+            libc::SYS_ioctl,
+            libc::SYS_io_uring_setup,
+        ];
+        assert!(forbidden.iter().all(|call| !ALLOWED.contains(call)));
+        assert!(filter().is_ok());
+    }
+}

@@ -1,0 +1,321 @@
+//! The child's side: a loop that reads a job, does it, and says how it went.
+//!
+//! The process has one thread. Its socket is standard input; it ends when that closes, when its parent dies, or after a
+//! panic. Nothing of the environment, the config or the file system reaches it.
+
+use std::{
+    cell::RefCell,
+    ffi::OsString,
+    io::{self, IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    panic::{self, AssertUnwindSafe},
+    process::ExitCode,
+};
+
+use rustix::{
+    fs::{FileType, fstat, ftruncate},
+    io::{Errno as RawErrno, pread, pwrite},
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendFlags, recvmsg,
+        sendmsg,
+    },
+    process::{Pid, Signal, getppid, set_parent_process_death_signal},
+};
+
+use super::{
+    job::{Answer, Job, MAX_MESSAGE_BYTES, Ready, RenderReport, Reply, Task},
+    sandbox::{self, AddressSpace},
+};
+use crate::{
+    model::PixelRect,
+    render::{
+        self, RenderError,
+        plan::{Encoding, Plan},
+    },
+    spec::Quality,
+};
+
+pub(super) const SUBCOMMAND: &str = "render-worker";
+
+/// Jobs that reserved more than this give their memory back to the system before the next one.
+const TRIM_ABOVE_BYTES: u64 = 16 << 20;
+/// The longest panic message that is passed on.
+const MAX_PANIC_CHARS: usize = 300;
+
+/// Runs a worker until its socket closes. Arguments: the parent's process id, and the most bytes a job may hold.
+pub fn run(arguments: &[OsString]) -> ExitCode {
+    let number = |index: usize| arguments.get(index)?.to_str()?.parse::<u64>().ok();
+    let (Some(parent), Some(job_bytes)) = (number(0), number(1)) else {
+        eprintln!("render-worker is started by the service itself");
+        return ExitCode::from(2);
+    };
+    // The parent may have died before the kernel was told to send the signal.
+    let followed = set_parent_process_death_signal(Some(Signal::KILL));
+    if followed.is_err()
+        || getppid().map(Pid::as_raw_nonzero).map(|pid| pid.get().unsigned_abs().into()) != Some(parent)
+    {
+        return ExitCode::FAILURE;
+    }
+    prepare();
+    let (report, space) = sandbox::enter(job_bytes);
+    let socket = io::stdin();
+    let socket = socket.as_fd();
+    match send(socket, &Ready { sandbox: report }).and_then(|()| serve(socket, space)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE, // the gate is gone or speaks another language: nobody to tell
+    }
+}
+
+/// Everything that needs a file, a lock or a processor flag looked up once, done while that is still allowed.
+fn prepare() {
+    sandbox::close_inherited();
+    let _ = rustix::thread::set_name(c"sendimage-rend");
+    // When memory runs out, a worker is the one to lose. Without /proc it is merely as likely as others.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    // A drain outlives the signals that a terminal or a service manager sends to the whole group: workers end with their
+    // socket. A file beyond the limit is an error to report (EFBIG), not a death.
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGXFSZ, libc::SIGPIPE] {
+        // SAFETY: SIG_IGN runs no code of ours, and no other thread exists.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    // Rust's own handlers swallow a fault signal sent from outside once, and turn a stack overflow into an abort.
+    for signal in [libc::SIGSEGV, libc::SIGBUS] {
+        // SAFETY: SIG_DFL runs no code at all.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    panic::set_hook(Box::new(|info| {
+        let place = info.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
+        let message = format!("{}{place}", info.payload_as_str().unwrap_or("panic"));
+        PANIC.with(|cell| cell.replace(message));
+    }));
+    warm_up();
+}
+
+thread_local! {
+    static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Renders two pixels into every format and back: codecs choose their SIMD code and build their tables on first use.
+fn warm_up() {
+    /// A PNG of 2x2 gray pixels.
+    const PNG: &[u8] =
+        b"\x89\x50\x4e\x47\x0d\x0a\x1a\x0a\x00\x00\x00\x0d\x49\x48\x44\x52\x00\x00\x00\x02\x00\x00\x00\x02\
+        \x08\x00\x00\x00\x00\x57\xdd\x52\xf8\x00\x00\x00\x0e\x49\x44\x41\x54\x78\xda\x63\x70\x68\x60\x68\
+        \xf8\x0f\x00\x05\x45\x02\x40\x5a\xb0\x12\xb7\x00\x00\x00\x00\x49\x45\x4e\x44\xae\x42\x60\x82";
+    let quality = || Quality::new(80);
+    let encodings = [
+        quality().map(|quality| Encoding::Jpeg { quality, progressive: false }),
+        quality().map(|quality| Encoding::Webp { quality }),
+        Some(Encoding::Png),
+        Some(Encoding::Gif),
+        Some(Encoding::WebpLossless),
+    ];
+    let attempt = |source: &[u8], encoding: Encoding| {
+        let facts = render::probe(source).ok()?;
+        let size = facts.upright_size();
+        let plan = Plan {
+            source: facts,
+            decode_reduction: 1,
+            crop: PixelRect::whole(size),
+            output_size: crate::model::Size::new(1, 1),
+            background: None,
+            encoding,
+        };
+        Some(render::render(source, &plan).ok()?.bytes)
+    };
+    // Whatever goes wrong here would go wrong in a job too, where it has an address.
+    let _ = panic::catch_unwind(|| {
+        for encoding in encodings.into_iter().flatten() {
+            if let Some(bytes) = attempt(PNG, encoding) {
+                attempt(&bytes, Encoding::Png);
+            }
+        }
+    });
+}
+
+/// Answers jobs until the socket closes.
+fn serve(socket: BorrowedFd<'_>, space: AddressSpace) -> io::Result<()> {
+    let mut buffer = vec![0; MAX_MESSAGE_BYTES];
+    while let Some((job, descriptors)) = receive(socket, &mut buffer)? {
+        let (cpu_used_seconds, _) = usage();
+        sandbox::limit_job(space, job.memory_bytes, job.cpu_seconds, cpu_used_seconds)?;
+        let answer = contain(|| work(&job, &descriptors));
+        drop(descriptors);
+        let broken = matches!(answer, Answer::Panicked { .. });
+        if job.memory_bytes > TRIM_ABOVE_BYTES {
+            trim();
+        }
+        send(socket, &Reply { number: job.number, answer })?;
+        if broken {
+            break; // unwinding through foreign code may have left anything behind
+        }
+    }
+    Ok(())
+}
+
+/// Turns a panic into an answer.
+fn contain(work: impl FnOnce() -> Result<Answer, Answer>) -> Answer {
+    match panic::catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(answer) | Err(answer)) => answer,
+        Err(_) => {
+            let message = PANIC.with(RefCell::take);
+            let plain = message.chars().map(|c| if c.is_control() { ' ' } else { c });
+            Answer::Panicked { message: plain.take(MAX_PANIC_CHARS).collect() }
+        }
+    }
+}
+
+/// One job. `Err` is an answer too: the first thing that went wrong.
+fn work(job: &Job, descriptors: &[OwnedFd]) -> Result<Answer, Answer> {
+    let refused = |errno: RawErrno| Answer::Source(errno.into());
+    let source = descriptors.first().ok_or_else(|| refused(RawErrno::BADF))?;
+    let source = read(source.as_fd(), job.max_source_bytes)?;
+    let failed = |error: RenderError| Answer::Failed(error);
+    match &job.task {
+        Task::Probe => render::probe(&source).map(Answer::Probed).map_err(failed),
+        Task::Render { plan } => {
+            let rendered = render::render(&source, plan).map_err(failed)?;
+            drop(source);
+            let output = descriptors.get(1).ok_or(Answer::Output(RawErrno::BADF.into()))?;
+            write(output.as_fd(), &rendered.bytes).map_err(|errno| Answer::Output(errno.into()))?;
+            let (_, peak_rss_bytes) = usage();
+            let bytes = rendered.bytes.len() as u64;
+            Ok(Answer::Rendered(RenderReport { bytes, times: rendered.times, peak_rss_bytes }))
+        }
+    }
+}
+
+/// Reads the source whole. Never by `mmap`: a file that shrinks meanwhile would be a `SIGBUS`.
+fn read(source: BorrowedFd<'_>, max_bytes: u64) -> Result<Vec<u8>, Answer> {
+    let refused = |errno: RawErrno| Answer::Source(errno.into());
+    let stat = fstat(source).map_err(refused)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(refused(RawErrno::INVAL));
+    }
+    let length = u64::try_from(stat.st_size).ok().filter(|length| *length <= max_bytes).ok_or(Answer::SourceChanged)?;
+    let length = usize::try_from(length).map_err(|_| Answer::SourceChanged)?;
+    let mut bytes = vec![0; length];
+    let mut filled = 0;
+    while filled < length {
+        match pread(source, &mut bytes[filled..], filled as u64) {
+            Ok(0) => return Err(Answer::SourceChanged),
+            Ok(count) => filled += count,
+            Err(RawErrno::INTR) => {}
+            Err(errno) => return Err(refused(errno)),
+        }
+    }
+    Ok(bytes)
+}
+
+/// Makes the output hold these bytes and nothing else.
+fn write(output: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), RawErrno> {
+    ftruncate(output, 0)?;
+    let mut written = 0;
+    while written < bytes.len() {
+        match pwrite(output, &bytes[written..], written as u64) {
+            Ok(0) => return Err(RawErrno::IO),
+            Ok(count) => written += count,
+            Err(RawErrno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+fn send(socket: BorrowedFd<'_>, message: &impl serde::Serialize) -> io::Result<()> {
+    let bytes = serde_json::to_vec(message)?;
+    rustix::io::retry_on_intr(|| {
+        sendmsg(socket, &[IoSlice::new(&bytes)], &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
+    })?;
+    Ok(())
+}
+
+/// The next job and its descriptors; `None` when the gate has closed the socket.
+fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<(Job, Vec<OwnedFd>)>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let message = loop {
+        match recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(RawErrno::INTR) => {}
+            other => break other?,
+        }
+    };
+    if message.bytes == 0 {
+        return Ok(None);
+    }
+    let descriptors = control
+        .drain()
+        .filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    let whole = !message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
+    match buffer.get(..message.bytes) {
+        Some(bytes) if whole => Ok(Some((serde_json::from_slice(bytes)?, descriptors))),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Processor time used so far, in whole seconds rounded up, and the highest resident memory so far, in bytes.
+fn usage() -> (u64, u64) {
+    // SAFETY: all-zero is a valid `rusage`, and the kernel only writes into it.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+        usage
+    };
+    let seconds = usage.ru_utime.tv_sec.unsigned_abs() + usage.ru_stime.tv_sec.unsigned_abs() + 2;
+    (seconds, usage.ru_maxrss.unsigned_abs() * 1024) // Linux counts kibibytes
+}
+
+/// Hands freed memory back to the system.
+fn trim() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes and gives no memory of ours; glibc only releases what it holds free.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_an_answer_of_plain_text() {
+        panic::set_hook(Box::new(|info| {
+            PANIC.with(|cell| cell.replace(info.payload_as_str().unwrap_or_default().to_owned()));
+        }));
+        let answer = contain(|| panic!("assertion\nfailed {}", "x".repeat(1_000)));
+        let _ = panic::take_hook();
+        let Answer::Panicked { message } = answer else { panic!("{answer:?}") };
+        assert!(message.starts_with("assertion failed"));
+        assert_eq!(message.len(), MAX_PANIC_CHARS);
+    }
+
+    #[test]
+    fn the_output_is_cut_to_what_is_written() {
+        use std::io::{Read, Seek, Write};
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"what an earlier attempt left here").unwrap();
+        write(file.as_fd(), b"new").unwrap();
+        let mut text = String::new();
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "new");
+        assert_eq!(read(file.as_fd(), 3).ok(), Some(b"new".to_vec()));
+        assert!(matches!(read(file.as_fd(), 2), Err(Answer::SourceChanged)));
+    }
+
+    #[test]
+    fn a_full_disk_and_a_device_are_errors_with_a_number() {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        // /dev/full takes no ftruncate, like any device.
+        assert!(matches!(write(full.as_fd(), b"x"), Err(RawErrno::INVAL | RawErrno::NOSPC)));
+        let zero = std::fs::File::open("/dev/zero").unwrap();
+        assert!(matches!(read(zero.as_fd(), 100), Err(Answer::Source(_))));
+    }
+}
