@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::{
     model::{
-        FocalPoint, ImageFormat, Orientation, PixelRect, Size, SourceFacts,
+        FocalPoint, ImageFormat, PixelRect, Size, SourceFacts,
         geometry::{Rect, Transform, truncated_length},
     },
     spec::{Closeness, FilterSpec, Operation, OutputFormat, Quality, Rgb},
@@ -159,34 +159,70 @@ impl Plan {
         Size::new(self.source.stored_size.width.div_ceil(n), self.source.stored_size.height.div_ceil(n))
     }
 
-    /// An upper bound of the bytes that this render holds at its peak: the file, the decoder's state, the decoded picture
-    /// and its turned copy, the resampler's two passes, the output and the encoder's own buffers.
+    /// An upper bound of the bytes that this render holds at its peak: the file, and what the hungriest stage holds, for each
+    /// stage gives back what the one before it needed.
+    ///
+    /// `tests/suite/render_cost.rs` compares it with resident memory, on large pictures of every format.
     pub fn peak_bytes(&self, source_bytes: u64) -> u64 {
-        let decoded = self.decoded_size().pixels();
+        /// Allocator, tables, buffers of rows, the small parts of every codec, an ICC profile.
+        const FIXED: u64 = 8 << 20;
         let pixel = u64::from(self.source.bytes_per_pixel).max(1);
-        // 8-bit channels that need an alpha or an RGB copy are widened to four bytes at most.
-        let widened = pixel.max(4);
-        let copies = if self.source.orientation == Orientation::Upright { 1 } else { 2 };
-        // A progressive JPEG holds every coefficient (16 bits each, chroma at half size in both directions or not at all)
-        // whatever the reduction; interlaced PNG and WebP hold the full picture anyway.
-        let coefficients = match (self.source.format, self.source.progressive) {
-            (ImageFormat::Jpeg, true) => self.source.stored_size.pixels() * 2 * pixel,
-            _ => 0,
-        };
+        let decoded = self.decoded_size().pixels();
         let output = self.output_size.pixels();
-        // Between the passes: output width by source height of the crop.
-        let between = u64::from(self.output_size.width)
-            * u64::from(self.crop.size().height.div_ceil(self.decode_reduction.into()));
-        // Encoders: libwebp keeps planes and a token buffer, PNG its filtered rows, GIF its indices.
-        let encoder = output * 10;
-        const FIXED: u64 = 4 << 20;
-        FIXED
-            + source_bytes
-            + coefficients
-            + decoded * widened * copies
-            + between * widened
-            + output * widened * 2
-            + encoder
+        let decode = decoded * (pixel + self.decoder_bytes_per_pixel()) + self.coefficient_bytes();
+        // Two passes, either first: the picture between them has one side of the crop and one of the output.
+        let reduced = |side: u32| u64::from(side.div_ceil(self.decode_reduction.max(1).into()));
+        let crop = self.crop.size();
+        let between = (u64::from(self.output_size.width) * reduced(crop.height))
+            .max(reduced(crop.width) * u64::from(self.output_size.height));
+        let resample = (decoded + between + output) * pixel;
+        // Turning, laying on a background and widening gray to colour copy the output, to four bytes a pixel at most.
+        const WIDEST: u64 = 4;
+        let finish = output * (pixel + WIDEST);
+        let encode = output * (pixel.max(WIDEST) + self.encoder_bytes_per_pixel());
+        // A JPEG without its end marker is mended in a copy.
+        let copies = if self.source.format == ImageFormat::Jpeg { 2 } else { 1 };
+        FIXED + source_bytes * copies + decode.max(resample).max(finish).max(encode)
+    }
+
+    /// What a JPEG in several scans is held as, whatever the reduction: 16 bits a coefficient, no channel subsampled.
+    fn coefficient_bytes(&self) -> u64 {
+        match (self.source.format, self.source.progressive) {
+            (ImageFormat::Jpeg, true) => self.source.stored_size.pixels() * 2 * u64::from(self.source.bytes_per_pixel),
+            _ => 0,
+        }
+    }
+
+    /// What a decoder holds for each pixel beside the picture.
+    fn decoder_bytes_per_pixel(&self) -> u64 {
+        match self.source.format {
+            // An alpha plane; a lossless file is decoded to 32 bits first.
+            ImageFormat::Webp => 5,
+            // Palette indices; the gray picture that a bilevel one is decoded to.
+            ImageFormat::Gif | ImageFormat::Png => 1,
+            ImageFormat::Jpeg
+            | ImageFormat::Bmp
+            | ImageFormat::Avif
+            | ImageFormat::Heic
+            | ImageFormat::Tiff
+            | ImageFormat::Ico
+            | ImageFormat::Svg => 0,
+        }
+    }
+
+    /// What an encoder holds for each pixel beside the picture, its growing output included.
+    fn encoder_bytes_per_pixel(&self) -> u64 {
+        match self.encoding {
+            // Coefficients, kept until the Huffman codes are known.
+            Encoding::Jpeg { .. } => 8,
+            Encoding::Png => 12,
+            // The quantiser works on three floats a pixel.
+            Encoding::Gif => 28,
+            // Planes of 4:2:0 and alpha, tokens.
+            Encoding::Webp { .. } => 10,
+            // Hash chains and several tries at back references.
+            Encoding::WebpLossless => 52,
+        }
     }
 }
 

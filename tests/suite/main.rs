@@ -3,5 +3,6 @@
 
 mod geometry;
 mod pictures;
+mod render_cost;
 mod renditions;
 mod vectors;

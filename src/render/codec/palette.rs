@@ -20,8 +20,8 @@ pub struct Indexed {
 }
 
 impl Indexed {
-    /// Keeps the colours where they are few enough, else picks the best ones. No dithering: on a photograph it costs 2 to
-    /// 3 dB, on flat art it makes noise, and both make the file larger.
+    /// Keeps the colours where they are few enough, else picks the best ones. No dithering, as in Wagtail: it adds noise to
+    /// flat art and bytes to every file.
     pub fn new(picture: Picture) -> Result<Self, String> {
         let picture = picture.into_colour();
         let pixels: Vec<Option<[u8; 3]>> = match picture.layout {
