@@ -33,10 +33,10 @@ fn photo(width: u32, height: u32, channels: usize) -> Vec<u8> {
     let mut state = 1_u32;
     let mut pixels = Vec::with_capacity((width * height) as usize * channels);
     for pixel in to.buffer().as_chunks::<4>().0 {
-        for channel in 0..channels {
+        for (channel, &value) in pixel.iter().enumerate().take(channels) {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let grain = (state >> 28) as u8;
-            pixels.push(if channel == 3 { 255 - grain } else { pixel[channel].saturating_add(grain) });
+            pixels.push(if channel == 3 { 255 - grain } else { value.saturating_add(grain) });
         }
     }
     pixels

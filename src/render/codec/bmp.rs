@@ -35,7 +35,9 @@ pub fn decode(source: &[u8], stored_size: Size) -> Result<Picture, RenderError> 
     Ok(picture)
 }
 
-fn open(source: &[u8]) -> Result<(BmpDecoder<Cursor<&[u8]>>, Size, Layout), RenderError> {
+type Opened<'a> = (BmpDecoder<Cursor<&'a [u8]>>, Size, Layout);
+
+fn open(source: &[u8]) -> Result<Opened<'_>, RenderError> {
     let decoder = BmpDecoder::new(Cursor::new(source)).map_err(damaged)?;
     let (width, height) = decoder.dimensions();
     let layout = match decoder.color_type() {
