@@ -4,5 +4,6 @@ pub mod access;
 pub mod config;
 pub mod metrics;
 pub mod model;
+pub mod nginx;
 pub mod render;
 pub mod spec;

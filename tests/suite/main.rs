@@ -2,4 +2,5 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod geometry;
+mod nginx_conf;
 mod vectors;
