@@ -6,4 +6,5 @@ pub mod metrics;
 pub mod model;
 pub mod nginx;
 pub mod render;
+pub mod sample;
 pub mod spec;
