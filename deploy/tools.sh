@@ -1,7 +1,10 @@
 # Sourced by deploy/try and tests/run: installs what a fresh Debian or Ubuntu lacks, and nothing else.
 # shellcheck shell=bash
 
-say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
+say() {
+    # Bold for people, plain for files.
+    if [ -t 2 ]; then printf '\033[1m==> %s\033[0m\n' "$*" >&2; else printf '==> %s\n' "$*" >&2; fi
+}
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
 as_root() {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod geometry;
+mod nginx_conf;
 mod pictures;
 mod render_cost;
 mod renditions;

@@ -1,0 +1,247 @@
+//! The nginx config that fits ours: what `sendimage nginx-conf` prints.
+//!
+//! Each directive here answers a measured fault: nginx follows `X-Accel-Redirect` whatever the status, drops most headers
+//! on the way, reads a missing slash after `alias` as a way out of the folder, and closes a connection that it was not
+//! told to keep. The comments in the printed file say which line prevents what.
+
+mod blocks;
+mod values;
+
+use std::{fmt::Write as _, path::PathBuf};
+
+use self::values::{folder, location, plain, public_address, quoted, quoted_path, refused, upstream};
+use crate::config::{Config, ListenAddress, OffloadMode};
+
+pub use self::values::NginxError;
+
+/// What the command line adds to the config.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NginxOptions {
+    /// A complete file for `nginx -c FILE`, in place of upstream and server blocks for `conf.d`.
+    pub whole: bool,
+    /// What nginx listens on: `8080` or `127.0.0.1:8080`. Otherwise the port of `server.public_url`.
+    pub listen: Option<String>,
+    /// Several gates that share one store. Otherwise the one at `server.listen`.
+    pub upstreams: Vec<ListenAddress>,
+    /// Whole files: where nginx keeps its pid, logs and temporary files. Otherwise its prefix (`nginx -p`).
+    pub directory: Option<PathBuf>,
+    /// Whole files: the user, or `USER:GROUP`, that nginx's workers run as. nginx started without root ignores it.
+    pub user: Option<String>,
+}
+
+/// Prints the config.
+///
+/// # Errors
+/// A path, address or header value that nginx would read as something else: nginx has no escape for `$`, for one.
+pub fn nginx_conf(config: &Config, options: &NginxOptions) -> Result<String, NginxError> {
+    let site = Site::new(config, options)?;
+    Ok(match options.whole {
+        false => site.blocks(""),
+        true => site.whole(options)?,
+    })
+}
+
+/// Everything the text needs, already in nginx's spelling.
+struct Site<'a> {
+    config: &'a Config,
+    upstreams: Vec<String>,
+    listen: String,
+    server_name: String,
+    store_root: String,
+    /// Prefix and mode of each public location.
+    routes: Vec<(String, OffloadMode)>,
+    /// The path below which redirected browsers fetch the files, where it is ours to publish.
+    published: Option<String>,
+    /// Headers from `[headers]`, name and quoted value.
+    headers: Vec<(&'static str, String)>,
+}
+
+impl<'a> Site<'a> {
+    fn new(config: &'a Config, options: &NginxOptions) -> Result<Self, NginxError> {
+        let (host, port) = public_address(&config.server.public_url);
+        let upstreams = match options.upstreams.as_slice() {
+            [] => std::slice::from_ref(&config.server.listen),
+            given => given,
+        };
+        let routes: Vec<_> = config
+            .effective_routes()
+            .into_values()
+            .map(|route| (route.prefix, route.offload.unwrap_or(config.offload.mode)))
+            .collect();
+        let redirects = routes.iter().any(|(_, mode)| *mode == OffloadMode::Redirect);
+        let published = match config.offload.redirect_url.as_str() {
+            path if redirects && path.starts_with('/') => {
+                if routes.iter().any(|(prefix, _)| prefix == path) {
+                    return Err(refused("offload.redirect_url", "is also the prefix of a route"));
+                }
+                Some(location("offload.redirect_url", path)?)
+            }
+            _ => None,
+        };
+        let headers = [
+            ("Access-Control-Allow-Origin", &config.headers.access_control_allow_origin),
+            ("Cross-Origin-Resource-Policy", &config.headers.cross_origin_resource_policy),
+        ];
+        Ok(Self {
+            config,
+            upstreams: upstreams.iter().map(upstream).collect::<Result<_, _>>()?,
+            listen: plain("--listen", options.listen.as_deref().unwrap_or(&port))?,
+            server_name: plain("server.public_url", &host)?,
+            store_root: folder("store.root", &config.store.root)?,
+            routes,
+            published,
+            headers: headers
+                .into_iter()
+                .filter_map(|(name, value)| Some((name, value.as_deref()?)))
+                .map(|(name, value)| Ok((name, quoted("headers", value)?)))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// A complete file, for an nginx of its own that needs no privileges.
+    fn whole(&self, options: &NginxOptions) -> Result<String, NginxError> {
+        let at = |name: &str| match &options.directory {
+            Some(directory) => quoted_path("--directory", &directory.join(name)),
+            None => Ok(name.to_owned()),
+        };
+        let mut text = String::from(
+            "# Printed by `sendimage nginx-conf --whole`. Run it with: nginx -e stderr -p DIRECTORY -c THIS_FILE\n",
+        );
+        if let Some(user) = &options.user {
+            let _ = writeln!(text, "user {};", plain("--user", user)?.replace(':', " "));
+        }
+        let _ = write!(
+            text,
+            "\
+worker_processes auto;
+worker_rlimit_nofile 16384;
+pid {pid};
+error_log {error_log} warn;
+
+events {{
+    worker_connections 4096;
+}}
+
+http {{
+    client_body_temp_path {client_body};
+    proxy_temp_path {proxy};
+    fastcgi_temp_path {fastcgi};
+    uwsgi_temp_path {uwsgi};
+    scgi_temp_path {scgi};
+    access_log {access_log};
+    default_type application/octet-stream;
+
+{blocks}}}
+",
+            pid = at("nginx.pid")?,
+            error_log = at("error.log")?,
+            client_body = at("client_body_temp")?,
+            proxy = at("proxy_temp")?,
+            fastcgi = at("fastcgi_temp")?,
+            uwsgi = at("uwsgi_temp")?,
+            scgi = at("scgi_temp")?,
+            access_log = at("access.log")?,
+            blocks = self.blocks("    "),
+        );
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RouteConfig;
+
+    fn config() -> Config {
+        let mut config = Config::default();
+        config.store.root = "/srv/renditions".into();
+        config
+    }
+
+    fn printed(config: &Config) -> String {
+        nginx_conf(config, &NginxOptions::default()).unwrap()
+    }
+
+    #[test]
+    fn addresses_come_from_the_config() {
+        let text = printed(&config());
+        assert!(text.contains("server 127.0.0.1:8480;") && text.contains("listen 8080;"));
+        assert!(text.contains("server_name localhost;") && text.contains("proxy_read_timeout 22s;"));
+        let mut config = config();
+        config.server.listen = ListenAddress::Unix("/run/send image.sock".into());
+        config.server.public_url = "https://images.example".into();
+        let text = printed(&config);
+        assert!(text.contains("server \"unix:/run/send image.sock\";"));
+        assert!(text.contains("listen 80;") && text.contains("server_name images.example;"));
+    }
+
+    #[test]
+    fn a_lone_gate_is_not_asked_twice() {
+        assert!(printed(&config()).contains("proxy_next_upstream error;"));
+        let options = NginxOptions {
+            upstreams: vec!["10.0.0.1:8480".parse().unwrap(), "10.0.0.2:8480".parse().unwrap()],
+            ..NginxOptions::default()
+        };
+        let text = nginx_conf(&config(), &options).unwrap();
+        assert!(text.contains("server 10.0.0.2:8480;") && text.contains("proxy_next_upstream error timeout;"));
+        assert!(text.contains("proxy_next_upstream_tries 2;") && !text.contains("127.0.0.1:8480"));
+    }
+
+    #[test]
+    fn only_the_locations_that_are_needed() {
+        let mut config = config();
+        config.offload.mode = OffloadMode::Direct;
+        let text = printed(&config);
+        assert!(!text.contains("alias") && !text.contains("@again {"));
+        config.offload.mode = OffloadMode::Redirect;
+        config.offload.redirect_url = "https://cdn.example/files/".into();
+        assert!(!printed(&config).contains("alias"));
+        config.offload.redirect_url = "/files/".into();
+        let text = printed(&config);
+        assert!(text.contains("location ^~ /files/ {") && !text.contains("internal;"));
+    }
+
+    #[test]
+    fn every_route_is_a_location() {
+        let mut config = config();
+        let route = |prefix: &str, offload| RouteConfig {
+            prefix: prefix.into(),
+            keys: None,
+            wagtail_keys: None,
+            offload,
+            presets_only: None,
+            max_age_seconds: None,
+        };
+        config.routes.insert("a".into(), route("/a/", None));
+        config.routes.insert("b".into(), route("/b/", Some(OffloadMode::Direct)));
+        let text = printed(&config);
+        assert_eq!(text.matches("X-Sendimage-Again \"\"").count(), 2);
+        assert!(text.contains("location ^~ /a/ {") && text.contains("location ^~ /b/ {"));
+        config.offload.redirect_url = "/a/".into();
+        config.routes.insert("c".into(), route("/c/", Some(OffloadMode::Redirect)));
+        assert!(nginx_conf(&config, &NginxOptions::default()).is_err());
+    }
+
+    #[test]
+    fn what_nginx_cannot_hold_is_refused_by_key() {
+        let error = |change: fn(&mut Config)| {
+            let mut config = config();
+            change(&mut config);
+            nginx_conf(&config, &NginxOptions::default()).unwrap_err().to_string()
+        };
+        assert!(error(|c| c.store.root = "/srv/$host".into()).starts_with("store.root: "));
+        assert!(error(|c| c.store.root = "/srv/a\nb".into()).starts_with("store.root: "));
+        assert!(error(|c| c.store.root = "renditions".into()).starts_with("store.root: "));
+        assert!(error(|c| c.server.public_url = "http://a;b".into()).starts_with("server.public_url: "));
+        assert!(error(|c| c.headers.access_control_allow_origin = Some("$host".into())).starts_with("headers: "));
+        assert!(
+            error(|c| {
+                c.offload.mode = OffloadMode::Redirect;
+                c.offload.redirect_url = "/a%20b/".into();
+            })
+            .starts_with("offload.redirect_url: ")
+        );
+        let options = NginxOptions { listen: Some("80; evil".into()), ..NginxOptions::default() };
+        assert!(nginx_conf(&config(), &options).unwrap_err().to_string().starts_with("--listen: "));
+    }
+}

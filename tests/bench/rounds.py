@@ -1,0 +1,86 @@
+"""What both benches share: cores, processes seen through /proc, medians, tables."""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def progress(text):
+    print(f"==> {text}", file=sys.stderr, flush=True)
+
+
+def pinned(core, command):
+    """The command on one core; where there is only one, as it is."""
+    cores = sorted(os.sched_getaffinity(0))
+    return command if len(cores) < 2 else ["taskset", "-c", str(cores[core]), *command]
+
+
+def family(pid):
+    """A process and all below it."""
+    pids = [pid]
+    for parent in pids:
+        try:
+            for thread in os.listdir(f"/proc/{parent}/task"):
+                with open(f"/proc/{parent}/task/{thread}/children", encoding="ascii") as children:
+                    pids += [int(child) for child in children.read().split()]
+        except FileNotFoundError:
+            pass
+    return pids
+
+
+def cpu_seconds(pid):
+    """CPU time of a process and all below it so far."""
+    total = 0
+    for each in family(pid):
+        try:
+            with open(f"/proc/{each}/stat", encoding="utf-8") as stat:
+                fields = stat.read().rsplit(")", 1)[1].split()
+            total += int(fields[11]) + int(fields[12])
+        except FileNotFoundError:
+            pass
+    return total / TICK
+
+
+def run_watched(command):
+    """Runs a command; gives its output and the peak resident bytes of it and all below it, together.
+
+    VmHWM is asked for while it runs: the rusage of a child begins with the memory of whoever started it.
+    """
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    peaks = {}
+    while process.poll() is None:
+        for pid in family(process.pid):
+            try:
+                with open(f"/proc/{pid}/status", encoding="utf-8") as status:
+                    peak = next((line for line in status if line.startswith("VmHWM")), None)
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if peak:
+                peaks[pid] = max(peaks.get(pid, 0), int(peak.split()[1]) * 1024)
+        time.sleep(0.01)
+    output = process.stdout.read()
+    if process.returncode != 0:
+        sys.exit(f"{command} ended with {process.returncode}")
+    return output, sum(peaks.values())
+
+
+def spread(values, digits=2):
+    """Median, lowest and highest."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def ratios(ours, theirs):
+    """Round by round; both sides were measured in each of these rounds, or there is no ratio."""
+    if not ours or len(ours) != len(theirs):
+        sys.exit("no ratio without both sides in the same rounds")
+    return [mine / other for mine, other in zip(ours, theirs)]
+
+
+def table(head, rows):
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
