@@ -1,12 +1,53 @@
-//! sendimage: signed image renditions, rendered once and streamed by nginx.
+//! sendimage is to images what X-Sendfile is to files.
+//!
+//! A signed URL comes in; the service proves that it may be served, makes sure the rendition exists in a folder shared with
+//! nginx, and answers with an empty body and `X-Accel-Redirect`, so that nginx streams the file itself.
+//!
+//! # The life of a request
+//!
+//! 1. [`http::server`] accepts a connection and reads a request's head within its limits.
+//! 2. [`access`] takes the raw target apart, decodes it once, and checks signature and expiry. A
+//!    [`access::VerifiedRequest`] comes of it, and only there. Nothing has been looked up or opened so far.
+//! 3. [`catalogue`] turns an image id into a [`model::SourceImage`].
+//! 4. [`spec`] parses the filter spec; [`render::plan`] solves it as numbers, with what a worker's probe found in the
+//!    source's header.
+//! 5. [`model::RenditionKey`] names the rendition after everything that decides its bytes.
+//! 6. [`renditions`] asks the [`store`]; a hit ends here. A miss joins the single flight for its key: a render [`workers`]
+//!    process decodes, resamples and encodes, and the store publishes the file.
+//! 7. [`offload`] writes the answer. `X-Accel-Redirect` is set in one function, out of reach for every failure.
+//!
+//! # The rooms
+//!
+//! Doors open one way: a room uses only those above it and, of its siblings, none.
+//!
+//! | room | what it is |
+//! |---|---|
+//! | [`model`] | the vocabulary: images, versions, sizes, paths, keys |
+//! | [`spec`] | the filter spec grammar |
+//! | [`config`] | what the operator decides |
+//! | [`metrics`] | every metric on one page |
+//! | [`access`] | may this URL be served? |
+//! | [`catalogue`], [`source`], [`store`], [`offload`] | backends that do not know each other |
+//! | [`render`] | bytes and a plan to bytes; runs in a worker |
+//! | [`workers`] | the render workers: child processes, locked in |
+//! | [`renditions`] | make sure a rendition exists |
+//! | [`app`] | the composition root |
+//! | [`http`] | connections, requests, statuses |
+//! | [`nginx`] | the nginx config that fits ours |
+//! | [`command`] | one file for each command |
 
 pub mod access;
+pub mod app;
 pub mod catalogue;
+pub mod command;
 pub mod config;
+pub mod http;
 pub mod metrics;
 pub mod model;
 pub mod nginx;
+pub mod offload;
 pub mod render;
+pub mod renditions;
 pub mod sample;
 pub mod source;
 pub mod spec;

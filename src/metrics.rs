@@ -208,6 +208,16 @@ impl Metrics {
         self.workers_died.get_or_create(&CauseLabel { cause: cause.into() }).inc();
     }
 
+    /// Counts a failed call of the store.
+    pub fn store_error(&self, kind: &str) {
+        self.store_errors.get_or_create(&KindLabel { kind: kind.into() }).inc();
+    }
+
+    /// The counter of one signing key's uses, taken out of its family once.
+    pub fn key_counter(&self, key: &str) -> Counter {
+        self.key_uses.get_or_create_owned(&KeyLabel { key: key.into() })
+    }
+
     /// Counts a render's end.
     pub fn render(&self, outcome: &str, format: &str) {
         self.renders.get_or_create(&RenderLabels { outcome: outcome.into(), format: format.into() }).inc();

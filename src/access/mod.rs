@@ -13,4 +13,4 @@ pub use keys::{KeyError, KeyRing, NativeKey, WagtailKey, fresh_secret};
 pub use route::{Route, RouteTable};
 pub use signature::Scheme;
 pub use url::{SignedUrl, Subject, UrlError, UrlParts};
-pub use verifier::{ImageRef, Refusal, Step, VerifiedRequest, Verifier, VerifyError};
+pub use verifier::{ImageRef, Link, Refusal, VerifiedRequest, Verifier, VerifyError};

@@ -91,6 +91,13 @@ impl RouteTable {
         &self.routes
     }
 
+    /// The ids of all keys of all routes, each once.
+    pub fn key_ids(&self) -> impl Iterator<Item = &Arc<str>> {
+        let native = self.routes.iter().flat_map(|route| route.native_keys.iter().map(NativeKey::id));
+        let wagtail = self.routes.iter().flat_map(|route| route.wagtail_keys.iter().map(WagtailKey::id));
+        native.chain(wagtail).collect::<std::collections::BTreeSet<_>>().into_iter()
+    }
+
     /// The filter spec that a preset stands for.
     pub fn preset(&self, name: &str) -> Option<&str> {
         self.presets.get(name).map(String::as_str)

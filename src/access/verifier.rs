@@ -120,13 +120,26 @@ pub enum VerifyError {
     Query(#[source] UrlError),
 }
 
-/// One step of a verification, for `explain`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
-    /// What was looked at.
-    pub what: &'static str,
-    /// What was found.
-    pub found: String,
+/// What a URL is to be about.
+#[derive(Clone, Copy, Debug)]
+pub struct Link<'a> {
+    /// The image.
+    pub subject: &'a Subject<'a>,
+    /// A filter spec or the name of a preset.
+    pub filter_spec: &'a str,
+    /// The decorative last segment of an id URL.
+    pub filename: &'a str,
+    /// The end of its life, in Unix seconds.
+    pub expires: Option<u64>,
+    /// The name of an attachment.
+    pub download: Option<&'a str>,
+}
+
+impl<'a> Link<'a> {
+    /// A link without decoration, end or attachment.
+    pub fn new(subject: &'a Subject<'a>, filter_spec: &'a str) -> Self {
+        Self { subject, filter_spec, filename: "", expires: None, download: None }
+    }
 }
 
 impl Verifier {
@@ -177,18 +190,9 @@ impl Verifier {
 
     /// Makes a signed URL's path and query, with the route's first key of the scheme.
     ///
-    /// `filename` decorates an id URL. Returns `None` when the route has no key of this scheme, or the scheme cannot sign
-    /// the subject or the query.
-    pub fn sign(
-        &self,
-        route: &Route,
-        scheme: Scheme,
-        subject: &Subject<'_>,
-        filter_spec: &str,
-        filename: &str,
-        expires: Option<u64>,
-        download: Option<&str>,
-    ) -> Option<String> {
+    /// Returns `None` when the route has no key of this scheme, or the scheme cannot sign the subject or the query.
+    pub fn sign(&self, route: &Route, scheme: Scheme, link: &Link<'_>) -> Option<String> {
+        let Link { subject, filter_spec, filename, expires, download } = *link;
         let signature = match (scheme, subject) {
             (Scheme::Wagtail, Subject::Id(id)) if expires.is_none() && download.is_none() => {
                 route.wagtail_keys.first()?.mac.sign(id, filter_spec)
@@ -288,13 +292,14 @@ mod tests {
         let verifier = verifier(|_| {});
         let route = &verifier.table().routes()[0];
         let id = Subject::Id("42".into());
-        let url = verifier.sign(route, Scheme::Native, &id, "fill-100x100", "x.jpg", None, None).expect("a key");
+        let url = verifier
+            .sign(route, Scheme::Native, &Link { filename: "x.jpg", ..Link::new(&id, "fill-100x100") })
+            .expect("a key");
         assert_eq!(url, "/images/gLUj4AI-KVV6vyJkAdygJWEnRR3k4AxJSIbaTjeMd64/42/fill-100x100/x.jpg");
         let path = Subject::Path { source: "media".into(), path: "2024/café 1.jpg".into() };
         let spec = "width-400|format-webp";
-        let url = verifier
-            .sign(route, Scheme::Native, &path, spec, "", Some(1_893_456_000), Some("My Photo.webp"))
-            .expect("a key");
+        let link = Link { expires: Some(1_893_456_000), download: Some("My Photo.webp"), ..Link::new(&path, spec) };
+        let url = verifier.sign(route, Scheme::Native, &link).expect("a key");
         assert!(url.starts_with("/images/lzDKeLQtl3Du06OULBfeMDfIWtYmVAyHAfZVh8rQjLs/media/"), "{url}");
         let verified = verify(&verifier, &url, 1_893_455_000).expect("a good URL");
         assert_eq!(verified.download(), Some("My Photo.webp"));
@@ -337,11 +342,13 @@ mod tests {
         let verifier = verifier(|config| config.signing.wagtail_keys = vec![Secret::new(KEY.into())]);
         let route = &verifier.table().routes()[0];
         let subject = Subject::Path { source: "media".into(), path: "a.jpg".into() };
-        assert!(verifier.sign(route, Scheme::Wagtail, &subject, "original", "", None, None).is_none());
+        assert!(verifier.sign(route, Scheme::Wagtail, &Link::new(&subject, "original")).is_none());
         let id = Subject::Id("7".into());
-        assert!(verifier.sign(route, Scheme::Wagtail, &id, "original", "", Some(1), None).is_none());
+        assert!(
+            verifier.sign(route, Scheme::Wagtail, &Link { expires: Some(1), ..Link::new(&id, "original") }).is_none()
+        );
         for scheme in [Scheme::Wagtail, Scheme::Native] {
-            let url = verifier.sign(route, scheme, &id, "original", "", None, None).expect("a key");
+            let url = verifier.sign(route, scheme, &Link::new(&id, "original")).expect("a key");
             assert_eq!(verify(&verifier, &url, 0).expect("its own").scheme(), scheme);
         }
     }
@@ -352,7 +359,7 @@ mod tests {
         let closed = verifier(|config| config.signing.presets_only = true);
         let id = Subject::Id("42".into());
         for scheme in [Scheme::Wagtail, Scheme::Native] {
-            let sign = |spec| open.sign(&open.table().routes()[0], scheme, &id, spec, "", None, None).expect("a key");
+            let sign = |spec| open.sign(&open.table().routes()[0], scheme, &Link::new(&id, spec)).expect("a key");
             let hero = verify(&closed, &sign("hero"), 0).expect("a preset");
             assert_eq!((hero.filter_spec(), hero.preset()), ("fill-1600x600|format-webp", Some("hero")));
             assert_eq!(verify(&closed, &sign("width-1"), 0).unwrap_err(), Refusal::NotAPreset.into());

@@ -11,7 +11,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::fs::MetadataExt as _,
     },
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -273,11 +273,6 @@ impl Store for FsStore {
     }
 }
 
-/// The path that a stored rendition has on this machine.
-pub fn local_path(root: &Path, stored: &StoredRendition) -> PathBuf {
-    root.join(&stored.path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -319,7 +314,7 @@ mod tests {
         assert_eq!(store.find(&key).await, Ok(None));
         let stored = put(&store, &key, b"bytes").await.unwrap();
         assert_eq!(store.find(&key).await, Ok(Some(stored.clone())));
-        let metadata = std::fs::metadata(local_path(&folder.path().join("r"), &stored)).unwrap();
+        let metadata = std::fs::metadata(folder.path().join("r").join(&stored.path)).unwrap();
         assert_eq!(metadata.permissions().mode() & 0o777, 0o644);
         assert_eq!(metadata.modified().unwrap(), key.modified());
         let parent = folder.path().join("r").join(key.source().directory());
@@ -344,7 +339,7 @@ mod tests {
         let (folder, store) = store();
         let key = key("x");
         let stored = put(&store, &key, b"bytes").await.unwrap();
-        let path = local_path(&folder.path().join("r"), &stored);
+        let path = folder.path().join("r").join(&stored.path);
         std::fs::write(&path, b"").unwrap();
         assert_eq!(store.find(&key).await, Ok(None));
         std::fs::remove_file(&path).unwrap();

@@ -1,10 +1,16 @@
 //! Behaviour tests: one binary, one file for each behaviour.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod cli;
 mod geometry;
+mod harness;
+mod http;
 mod nginx_conf;
+mod offload;
 mod pictures;
 mod render_cost;
+mod renders;
 mod renditions;
 mod vectors;
+mod wagtail_site;
 mod workers;

@@ -1,0 +1,254 @@
+//! The composition root: a config to a running whole. The only file that chooses backends.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use prometheus_client::metrics::counter::Counter;
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::{
+    access::{KeyError, VerifiedRequest, Verifier},
+    catalogue::{Cached, Catalogue, CatalogueError, Manifest, NoCatalogue, Sqlite},
+    config::{CatalogueKind, Config, RenderConfig, SourceConfig, SourceKind, StoreKind},
+    metrics::Metrics,
+    offload::Offload,
+    render::{limits::Limits, plan::Defaults},
+    renditions::{Parts, Renditions},
+    source::{FsSource, Source},
+    store::{FsStore, Store},
+    workers::{Pool, PoolConfig, SandboxReport, StartError},
+};
+
+/// Everything that answering a request needs.
+pub struct App {
+    /// Checks URLs.
+    pub verifier: Verifier,
+    /// Finds images.
+    pub catalogue: Arc<dyn Catalogue>,
+    /// Finds or makes renditions.
+    pub renditions: Arc<Renditions>,
+    /// All metrics.
+    pub metrics: Arc<Metrics>,
+    /// The sources by name, for `check` and readiness.
+    pub sources: BTreeMap<String, Arc<dyn Source>>,
+    /// The store, for `check`, readiness and the sweep.
+    pub store: Arc<dyn Store>,
+    pool: Arc<Pool>,
+    offloads: HashMap<Arc<str>, Offload>,
+    key_uses: HashMap<Arc<str>, Counter>,
+    draining: AtomicBool,
+}
+
+/// Why the service cannot start.
+#[derive(Debug, Error)]
+pub enum BuildError {
+    /// A key is not usable.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The catalogue cannot be set up.
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
+    /// The workers do not start.
+    #[error("the render workers do not start: {0}")]
+    Workers(#[from] StartError),
+}
+
+impl App {
+    /// Builds the whole and starts the render workers.
+    ///
+    /// # Errors
+    /// The first part that cannot be built.
+    pub async fn build(config: &Config) -> Result<Arc<Self>, BuildError> {
+        let verifier = Verifier::new(config)?;
+        let metrics = Arc::new(Metrics::new());
+        let catalogue = catalogue(config, &metrics)?;
+        let sources: BTreeMap<String, Arc<dyn Source>> =
+            config.sources.iter().map(|(name, section)| (name.clone(), source(section))).collect();
+        let store = store(config);
+        let pool = Pool::start(pool_config(&config.render), metrics.clone()).await?;
+        let renditions = Renditions::new(Parts {
+            sources: sources.clone(),
+            store: store.clone(),
+            pool: pool.clone(),
+            limits: limits(&config.render),
+            defaults: defaults(&config.render),
+            deadline: Duration::from_secs_f64(config.render.deadline_seconds),
+            metrics: metrics.clone(),
+        });
+        let offloads = config
+            .effective_routes()
+            .into_iter()
+            .map(|(name, route)| {
+                let mode = route.offload.unwrap_or(config.offload.mode);
+                (Arc::from(name), Offload::new(mode, &config.offload, &config.store.root))
+            })
+            .collect();
+        let key_uses = verifier.table().key_ids().map(|id| (id.clone(), metrics.key_counter(id))).collect();
+        let draining = AtomicBool::new(false);
+        Ok(Arc::new(Self {
+            verifier,
+            catalogue,
+            renditions,
+            metrics,
+            sources,
+            store,
+            pool,
+            offloads,
+            key_uses,
+            draining,
+        }))
+    }
+
+    /// The offload backend of a route.
+    pub fn offload(&self, route: &str) -> &Offload {
+        // Made from the same config as the routes, so the name is always there.
+        self.offloads.get(route).unwrap_or_else(|| unreachable!("every route has an offload backend"))
+    }
+
+    /// Counts the key that verified a request.
+    pub fn count_key_use(&self, verified: &VerifiedRequest) {
+        if let Some(counter) = self.key_uses.get(verified.key_id()) {
+            counter.inc();
+        }
+    }
+
+    /// How well the workers are locked in.
+    pub fn sandbox(&self) -> SandboxReport {
+        self.pool.sandbox()
+    }
+
+    /// Says goodbye: readiness turns false.
+    pub fn begin_drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends the render workers.
+    pub async fn shut_down(&self) {
+        self.pool.shutdown().await;
+    }
+
+    /// Whether requests can be answered, and what is degraded.
+    pub async fn readiness(&self) -> Readiness {
+        let draining = self.draining.load(Ordering::Relaxed);
+        let workers = self.pool.stats().alive;
+        let mut sources = BTreeMap::new();
+        for (name, source) in &self.sources {
+            sources.insert(name.clone(), Part::new(source.probe().await));
+        }
+        Readiness {
+            ready: !draining && workers > 0,
+            draining,
+            workers,
+            sandbox: self.sandbox(),
+            catalogue: Part::new(self.catalogue.probe().await),
+            sources,
+            store: Part::new(self.store.probe().await),
+        }
+    }
+}
+
+/// The answer of `/health/ready`.
+#[derive(Debug, Serialize)]
+pub struct Readiness {
+    /// Whether to send requests here.
+    pub ready: bool,
+    /// Whether a shutdown has begun.
+    pub draining: bool,
+    /// Living render workers.
+    pub workers: usize,
+    /// What they are locked in by.
+    pub sandbox: SandboxReport,
+    /// The catalogue.
+    pub catalogue: Part,
+    /// Each source.
+    pub sources: BTreeMap<String, Part>,
+    /// The store.
+    pub store: Part,
+}
+
+/// One part's state.
+#[derive(Debug, Serialize)]
+pub struct Part {
+    /// Whether it works.
+    pub ok: bool,
+    /// A sentence about it.
+    pub says: String,
+}
+
+impl Part {
+    /// From what the part's probe said.
+    pub fn new(probed: Result<String, impl std::fmt::Display>) -> Self {
+        match probed {
+            Ok(says) => Self { ok: true, says },
+            Err(error) => Self { ok: false, says: error.to_string() },
+        }
+    }
+}
+
+fn catalogue(config: &Config, metrics: &Arc<Metrics>) -> Result<Arc<dyn Catalogue>, CatalogueError> {
+    let section = &config.catalogue;
+    let inner: Box<dyn Catalogue> = match section.kind {
+        CatalogueKind::None => Box::new(NoCatalogue),
+        CatalogueKind::Manifest => {
+            let file: PathBuf = section.file.clone().unwrap_or_default();
+            Box::new(Manifest::open(&file, section.source.as_deref().unwrap_or_default())?)
+        }
+        CatalogueKind::Sqlite => Box::new(Sqlite::new(section, metrics.clone())?),
+    };
+    let fresh = Duration::from_secs_f64(section.cache_seconds);
+    let stale = Duration::from_secs_f64(section.stale_seconds);
+    Ok(Arc::new(Cached::new(inner, fresh, stale)))
+}
+
+fn source(section: &SourceConfig) -> Arc<dyn Source> {
+    match section.kind {
+        SourceKind::Fs => Arc::new(FsSource::new(&section.root)),
+    }
+}
+
+fn store(config: &Config) -> Arc<dyn Store> {
+    match config.store.kind {
+        StoreKind::Fs => Arc::new(FsStore::new(&config.store)),
+    }
+}
+
+/// The render room's own terms for `[render]`.
+pub fn limits(render: &RenderConfig) -> Limits {
+    Limits {
+        max_source_bytes: render.max_source_bytes.0,
+        max_source_pixels: render.max_source_pixels,
+        max_source_side: render.max_source_side,
+        max_output_pixels: render.max_output_pixels,
+    }
+}
+
+/// What `[render]` says where a spec is silent.
+pub fn defaults(render: &RenderConfig) -> Defaults {
+    Defaults {
+        jpeg_quality: render.jpeg_quality,
+        jpeg_progressive: render.jpeg_progressive,
+        webp_quality: render.webp_quality,
+        full_decode_pixels: render.full_decode_pixels,
+    }
+}
+
+/// The workers' own terms for `[render]`.
+pub fn pool_config(render: &RenderConfig) -> PoolConfig {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    PoolConfig {
+        workers: if render.workers == 0 { cores } else { render.workers },
+        queue_depth: render.queue_depth,
+        memory_budget: render.memory_budget.0,
+        max_source_bytes: render.max_source_bytes.0,
+        recycle_after_jobs: render.recycle_after_jobs,
+        ..PoolConfig::default()
+    }
+}

@@ -1,0 +1,231 @@
+//! One file for each command. Each prints what it has to say and returns how the process ends.
+
+mod check;
+mod demo;
+mod explain;
+mod keygen;
+mod nginx_conf;
+mod render;
+mod sample;
+mod serve;
+mod sign;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    access::{KeyError, Route, Subject, Verifier},
+    app::BuildError,
+    config::{Config, ConfigError, Loaded, LogConfig, LogFormat, LogLevel, load},
+};
+
+/// Exit code of a command that failed.
+const FAILED: u8 = 1;
+/// Exit code for a config that cannot be used (sysexits.h, EX_CONFIG).
+const BAD_CONFIG: u8 = 78;
+
+/// Serves signed images: proves that a URL may be served, makes sure the rendition exists in a folder shared with nginx,
+/// and lets nginx stream the file (X-Accel-Redirect).
+#[derive(Debug, Parser)]
+#[command(name = "sendimage", version, about, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Try it:      sendimage demo
+Start here:  sendimage keygen; write sendimage.toml; sendimage check; sendimage nginx-conf; sendimage serve
+
+The config is the file given with -c, else ./sendimage.toml, else /etc/sendimage/sendimage.toml; environment variables
+such as SENDIMAGE_RENDER__WORKERS=2 or SENDIMAGE_SIGNING__SECRET=... override it.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 78 bad config.")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the service until SIGTERM or SIGINT
+    Serve(serve::Arguments),
+    /// Everything in one: a sample photo, a fresh key, direct mode, URLs to click
+    Demo(demo::Arguments),
+    /// The doctor: looks at config, keys, catalogue, sources, store and sandbox, and says what is wrong
+    Check(check::Arguments),
+    /// Prints the nginx config that fits ours
+    NginxConf(nginx_conf::Arguments),
+    /// Prints a signed URL
+    Sign(sign::Arguments),
+    /// Says, step by step, how a URL is answered and why
+    Explain(explain::Arguments),
+    /// Prints a fresh signing key
+    Keygen(keygen::Arguments),
+    /// Renders one file, without service, store or signature
+    Render(render::Arguments),
+    /// Writes the sample photo that the demo uses
+    #[command(hide = true)]
+    SamplePhoto(sample::Arguments),
+}
+
+/// Which config file.
+#[derive(Clone, Debug, Args)]
+struct ConfigArgument {
+    /// The config file [default: ./sendimage.toml, else /etc/sendimage/sendimage.toml]
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigArgument {
+    fn load(&self) -> Result<Loaded, CommandError> {
+        Ok(load(self.config.as_deref())?)
+    }
+}
+
+/// Why a command failed: decides the exit code.
+#[derive(Debug)]
+enum CommandError {
+    Config(String),
+    Failed(anyhow::Error),
+    /// Everything has been said already.
+    Silent,
+}
+
+impl From<ConfigError> for CommandError {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error.to_string())
+    }
+}
+
+impl From<KeyError> for CommandError {
+    fn from(error: KeyError) -> Self {
+        Self::Config(error.to_string())
+    }
+}
+
+impl From<BuildError> for CommandError {
+    fn from(error: BuildError) -> Self {
+        match error {
+            BuildError::Key(_) | BuildError::Catalogue(_) => Self::Config(error.to_string()),
+            BuildError::Workers(_) => Self::Failed(error.into()),
+        }
+    }
+}
+
+impl From<anyhow::Error> for CommandError {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<std::io::Error> for CommandError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+type CommandResult = Result<(), CommandError>;
+
+impl Cli {
+    /// Runs the command.
+    pub fn run(self) -> ExitCode {
+        let result = match self.command {
+            Command::Serve(arguments) => serve::run(&arguments),
+            Command::Demo(arguments) => demo::run(&arguments),
+            Command::Check(arguments) => check::run(&arguments),
+            Command::NginxConf(arguments) => nginx_conf::run(&arguments),
+            Command::Sign(arguments) => sign::run(&arguments),
+            Command::Explain(arguments) => explain::run(&arguments),
+            Command::Keygen(arguments) => keygen::run(&arguments),
+            Command::Render(arguments) => render::run(&arguments),
+            Command::SamplePhoto(arguments) => sample::run(&arguments),
+        };
+        match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(CommandError::Silent) => ExitCode::from(FAILED),
+            Err(CommandError::Config(message)) => {
+                eprintln!("sendimage: {message}");
+                ExitCode::from(BAD_CONFIG)
+            }
+            Err(CommandError::Failed(error)) => {
+                eprintln!("sendimage: {error:#}");
+                ExitCode::from(FAILED)
+            }
+        }
+    }
+}
+
+/// A runtime for a command that needs one.
+fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+/// Log lines to standard error, as `[log]` says.
+fn start_log(config: &LogConfig) {
+    let level = match config.level {
+        LogLevel::Error => tracing::Level::ERROR,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Debug => tracing::Level::DEBUG,
+        LogLevel::Trace => tracing::Level::TRACE,
+    };
+    // Libraries have little to say to an operator below a warning.
+    let filter = tracing_subscriber::EnvFilter::new(format!("warn,sendimage={level}"));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    // A second start in one process (the tests') leaves the first in place.
+    let _ = match config.format {
+        LogFormat::Human => lines.with_ansi(ansi).try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    };
+}
+
+/// `42` or `source/path`.
+fn subject(reference: &str) -> Result<Subject<'static>, CommandError> {
+    let is_id = !reference.is_empty() && reference.bytes().all(|b| b.is_ascii_digit());
+    if is_id {
+        return Ok(Subject::Id(reference.to_owned().into()));
+    }
+    match reference.split_once('/') {
+        Some((source, path)) if crate::model::MediaPath::parse(path).is_ok() && !source.is_empty() => {
+            Ok(Subject::Path { source: source.to_owned().into(), path: path.to_owned() })
+        }
+        _ => {
+            Err(anyhow::anyhow!("{reference:?} is neither an image id (42) nor a source and a path (media/a/b.jpg)")
+                .into())
+        }
+    }
+}
+
+/// The route that a command means: the named one, else the only one, else the one called `images`.
+fn route<'a>(verifier: &'a Verifier, name: Option<&str>) -> Result<&'a Route, CommandError> {
+    let routes = verifier.table().routes();
+    let names = || routes.iter().map(|route| route.name.as_ref()).collect::<Vec<_>>().join(", ");
+    let found = match (name, routes) {
+        (None, [only]) => Some(only),
+        (name, routes) => routes.iter().find(|route| *route.name == *name.unwrap_or("images")),
+    };
+    found.ok_or_else(|| anyhow::anyhow!("choose a route with --route: {}", names()).into())
+}
+
+/// A config file's place, for messages.
+fn origin(loaded_from: Option<&Path>) -> String {
+    loaded_from.map_or("defaults and environment".into(), |file| file.display().to_string())
+}
+
+/// Prints a value as JSON.
+fn print_json(value: &impl serde::Serialize) -> CommandResult {
+    let text = serde_json::to_string_pretty(value).map_err(anyhow::Error::from)?;
+    println!("{text}");
+    Ok(())
+}
+
+/// Refuses a spec that is no spec and no preset, with a mark under the place.
+fn check_spec(config: &Config, text: &str) -> CommandResult {
+    if config.presets.contains_key(text) {
+        return Ok(());
+    }
+    crate::spec::FilterSpec::parse(text).map(drop).map_err(|error| {
+        let before = text.get(..error.offset).unwrap_or(text).chars().count();
+        anyhow::anyhow!("not a filter spec: {}\n  {text}\n  {}^", error.problem, " ".repeat(before)).into()
+    })
+}

@@ -1,0 +1,53 @@
+//! `sendimage nginx-conf`
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{CommandResult, ConfigArgument};
+use crate::{
+    config::ListenAddress,
+    nginx::{NginxOptions, nginx_conf},
+};
+
+/// Prints the nginx config that fits ours: upstream, public locations, internal location.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sendimage nginx-conf > /etc/nginx/conf.d/sendimage.conf
+  sendimage nginx-conf --whole --listen 127.0.0.1:8080 --directory /tmp/n > nginx.conf && nginx -p /tmp/n -c $PWD/nginx.conf")]
+pub struct Arguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// A complete file that runs as it is, instead of one for conf.d
+    #[arg(long)]
+    whole: bool,
+    /// What nginx listens on
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// With --whole: where pid, logs and temporary files go
+    #[arg(long, value_name = "DIR", requires = "whole")]
+    directory: Option<PathBuf>,
+    /// With --whole: the user, or USER:GROUP, that nginx's workers run as
+    #[arg(long, value_name = "USER", requires = "whole")]
+    user: Option<String>,
+    /// Another gate that shares the store, besides the one of server.listen; may be repeated
+    #[arg(long, value_name = "ADDRESS")]
+    upstream: Vec<ListenAddress>,
+}
+
+pub fn run(arguments: &Arguments) -> CommandResult {
+    let config = arguments.config.load()?.config;
+    let options = NginxOptions {
+        whole: arguments.whole,
+        listen: arguments.listen.clone(),
+        directory: arguments.directory.clone(),
+        user: arguments.user.clone(),
+        upstreams: match arguments.upstream.as_slice() {
+            [] => Vec::new(),
+            others => std::iter::once(config.server.listen.clone()).chain(others.iter().cloned()).collect(),
+        },
+    };
+    let text = nginx_conf(&config, &options).map_err(anyhow::Error::from)?;
+    print!("{text}");
+    Ok(())
+}

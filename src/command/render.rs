@@ -1,0 +1,201 @@
+//! `sendimage render`
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use clap::Args;
+use serde_json::json;
+
+use super::{CommandResult, ConfigArgument, check_spec, print_json, runtime};
+use crate::{
+    app,
+    config::{Config, RenderConfig},
+    metrics::Metrics,
+    model::{FocalPoint, ImageFormat},
+    render::plan::Plan,
+    spec::{FilterSpec, Operation},
+    workers::{Lane, Pool, PoolConfig, RenderReport},
+};
+
+/// Renders one file, in the same locked-in worker that the service uses.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sendimage render photo.jpg 'fill-400x300' thumb.jpg
+  sendimage render photo.jpg width-800 photo.webp          the extension decides where the spec is silent
+  sendimage render photo.jpg fill-400x300-c100 t.jpg --focal 1200,800,300,300 --json")]
+pub struct Arguments {
+    /// The source image
+    #[arg(value_name = "IN")]
+    input: PathBuf,
+    /// A filter spec, or the name of a preset of the config
+    #[arg(value_name = "SPEC")]
+    spec: String,
+    /// The file to write
+    #[arg(value_name = "OUT")]
+    output: PathBuf,
+    /// Centre and size of what a fill keeps visible, in pixels of the upright source
+    #[arg(long, value_name = "X,Y,W,H", value_parser = focal_point)]
+    focal: Option<FocalPoint>,
+    /// Prints sizes, crop, format, milliseconds by stage and peak bytes
+    #[arg(long)]
+    json: bool,
+    /// Renders N times and prints the median times: for benchmarks
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    repeat: u32,
+    #[command(flatten)]
+    config: ConfigArgument,
+}
+
+pub fn run(arguments: &Arguments) -> CommandResult {
+    // Without -c the defaults do: this command needs no store and no key.
+    let config = match arguments.config.config {
+        Some(_) => arguments.config.load()?.config,
+        None => Config::default(),
+    };
+    check_spec(&config, &arguments.spec)?;
+    let text = config.presets.get(&arguments.spec).unwrap_or(&arguments.spec);
+    let spec = with_format_of(FilterSpec::parse(text).map_err(anyhow::Error::from)?, &arguments.output)?;
+    runtime()?.block_on(render(arguments, &config.render, &spec))?;
+    Ok(())
+}
+
+async fn render(arguments: &Arguments, config: &RenderConfig, spec: &FilterSpec) -> Result<(), anyhow::Error> {
+    let input = &arguments.input;
+    let source = File::open(input).with_context(|| format!("cannot open {}", input.display()))?;
+    let worker = OneWorker::start(config).await?;
+    // Beside the output, so that a failed render leaves what was there, and the rename stays on one file system.
+    let temporary = Temporary::beside(&arguments.output)?;
+    let deadline = || Instant::now() + Duration::from_secs_f64(config.deadline_seconds);
+    let mut rounds = Vec::new();
+    let mut plan = None;
+    for _ in 0..arguments.repeat {
+        let started = Instant::now();
+        let (made, report) = worker
+            .render(&source, spec, arguments.focal, &temporary.file, deadline())
+            .await
+            .with_context(|| format!("cannot render {}", input.display()))?;
+        rounds.push((started.elapsed(), report));
+        plan = Some(made);
+    }
+    temporary.rename(&arguments.output)?;
+    let Some(plan) = plan else { return Ok(()) };
+    if arguments.json {
+        return print_json(&describe(spec, &plan, &rounds)).map_err(|_| anyhow::anyhow!("the report was not printed"));
+    }
+    Ok(())
+}
+
+fn describe(spec: &FilterSpec, plan: &Plan, rounds: &[(Duration, RenderReport)]) -> serde_json::Value {
+    let median = |pick: fn(&(Duration, RenderReport)) -> Duration| {
+        let mut times: Vec<Duration> = rounds.iter().map(pick).collect();
+        times.sort_unstable();
+        (times[times.len() / 2].as_secs_f64() * 1e6).round() / 1e3
+    };
+    let peak = rounds.iter().map(|(_, report)| report.peak_rss_bytes).max();
+    json!({
+        "spec": spec.canonical(),
+        "source": plan.source,
+        "crop": plan.crop,
+        "decode_reduction": plan.decode_reduction,
+        "output": { "size": plan.output_size, "format": plan.encoding.format(), "bytes": rounds[0].1.bytes },
+        "rounds": rounds.len(),
+        "ms": {
+            "decode": median(|(_, report)| report.times.decode),
+            "resample": median(|(_, report)| report.times.resample),
+            "encode": median(|(_, report)| report.times.encode),
+            "stages": median(|(_, report)| report.times.decode + report.times.resample + report.times.encode),
+            "total": median(|(total, _)| *total),
+        },
+        "peak_bytes": peak,
+    })
+}
+
+/// A pool of one, for commands.
+pub(super) struct OneWorker {
+    pool: Arc<Pool>,
+    config: RenderConfig,
+}
+
+impl OneWorker {
+    pub async fn start(config: &RenderConfig) -> Result<Self, anyhow::Error> {
+        let pool_config = PoolConfig { workers: 1, ..app::pool_config(config) };
+        let pool = Pool::start(pool_config, Arc::new(Metrics::new())).await?;
+        Ok(Self { pool, config: config.clone() })
+    }
+
+    /// Probe, plan, render: as the service does it.
+    pub async fn render(
+        &self,
+        source: &File,
+        spec: &FilterSpec,
+        focal_point: Option<FocalPoint>,
+        output: &File,
+        deadline: Instant,
+    ) -> Result<(Plan, RenderReport), anyhow::Error> {
+        let limits = app::limits(&self.config);
+        let bytes = source.metadata()?.len();
+        limits.check_bytes(bytes)?;
+        let facts = self.pool.probe(source, deadline).await?;
+        limits.check_source(&facts)?;
+        let plan = Plan::new(&facts, spec, focal_point, &app::defaults(&self.config))?;
+        limits.check_output(&plan)?;
+        let report = self.pool.render(source, &plan, output, bytes, Lane::of(&plan), deadline).await?;
+        Ok((plan, report))
+    }
+}
+
+/// The spec, with the format that the output's extension names where it asks for none.
+fn with_format_of(spec: FilterSpec, output: &Path) -> Result<FilterSpec, anyhow::Error> {
+    if spec.operations().iter().any(|operation| matches!(operation, Operation::Format(_))) {
+        return Ok(spec);
+    }
+    let extension = output.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_lowercase();
+    let format = match extension.as_str() {
+        "jpg" | "jpeg" => ImageFormat::Jpeg,
+        "png" => ImageFormat::Png,
+        "webp" => ImageFormat::Webp,
+        "gif" => ImageFormat::Gif,
+        "avif" => ImageFormat::Avif,
+        _ => return Ok(spec),
+    };
+    Ok(FilterSpec::parse(&format!("{}|format-{}", spec.canonical(), format.name()))?)
+}
+
+/// A file with another name until it is whole.
+struct Temporary {
+    file: File,
+    path: PathBuf,
+}
+
+impl Temporary {
+    fn beside(output: &Path) -> Result<Self, anyhow::Error> {
+        let name = output.file_name().and_then(|name| name.to_str()).context("OUT is not the name of a file")?;
+        let path = output.with_file_name(format!(".{name}.tmp-{}", std::process::id()));
+        let file = File::create_new(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self { file, path })
+    }
+
+    fn rename(self, output: &Path) -> Result<(), anyhow::Error> {
+        std::fs::rename(&self.path, output).with_context(|| format!("cannot write {}", output.display()))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // Gone already when it was renamed.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn focal_point(text: &str) -> Result<FocalPoint, String> {
+    let numbers: Vec<f64> = text.split(',').filter_map(|part| part.trim().parse().ok()).collect();
+    match numbers[..] {
+        [x, y, width, height] if numbers.iter().all(|n| n.is_finite()) => Ok(FocalPoint { x, y, width, height }),
+        _ => Err("a focal point is X,Y,WIDTH,HEIGHT: its centre and its size".into()),
+    }
+}

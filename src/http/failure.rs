@@ -1,0 +1,243 @@
+//! What the client sees of a failure. Statuses appear here and nowhere else.
+//!
+//! The matches have no `_` arm: a new reason does not compile until someone decides its status. Bodies are fixed sentences;
+//! the reason is for the log, tied to the answer by the request id.
+
+use bytes::Bytes;
+use http_body_util::{Either, Full};
+use hyper::{
+    Response, StatusCode,
+    header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS},
+};
+use thiserror::Error;
+
+use crate::{
+    access::{Refusal, UrlError, VerifyError},
+    catalogue::CatalogueError,
+    metrics::Outcome,
+    offload::{Body, OffloadError},
+    render::plan::PlanError,
+    renditions::EnsureError,
+    spec::SpecError,
+};
+
+/// The methods that images answer to.
+pub(super) const ALLOWED: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
+/// Seconds after which a client may ask again.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("2");
+/// For what will be the same a moment later, whoever asks.
+const SHORT_LIVED: HeaderValue = HeaderValue::from_static("max-age=5, public");
+const NEVER: HeaderValue = HeaderValue::from_static("no-store");
+
+/// Why a request was not served.
+#[derive(Debug, Error)]
+pub enum RequestError {
+    /// The target is malformed or fits no route.
+    #[error("malformed target: {0}")]
+    Url(#[source] UrlError),
+    /// Not GET, HEAD or OPTIONS.
+    #[error("the method is not allowed")]
+    Method,
+    /// The request came with a body.
+    #[error("the request has a body")]
+    HasBody,
+    /// Not proven.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    /// The catalogue does not have the image, or the URL names no source.
+    #[error("there is no such image")]
+    UnknownImage,
+    /// The catalogue has no answer.
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
+    /// The filter spec is malformed.
+    #[error("bad filter spec {0}")]
+    Spec(#[from] SpecError),
+    /// A path URL names a file that is not there.
+    #[error("there is no such path in the source")]
+    NoSuchPath,
+    /// There is no rendition.
+    #[error(transparent)]
+    Ensure(#[from] EnsureError),
+    /// There is one, but the answer cannot be made.
+    #[error(transparent)]
+    Offload(#[from] OffloadError),
+}
+
+/// A failure as the client and the metrics see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The status.
+    pub status: StatusCode,
+    /// The label of the request metric.
+    pub outcome: Outcome,
+    /// The body, one line.
+    pub sentence: String,
+}
+
+impl From<&RequestError> for Failure {
+    fn from(error: &RequestError) -> Self {
+        use RequestError as E;
+        let (status, outcome, sentence) = match error {
+            E::Url(UrlError::NoRoute) => (StatusCode::NOT_FOUND, Outcome::Missing, "Not found"),
+            E::Url(_) => (StatusCode::BAD_REQUEST, Outcome::Invalid, "Malformed URL"),
+            E::Method => (StatusCode::METHOD_NOT_ALLOWED, Outcome::Invalid, "Method not allowed"),
+            E::HasBody => (StatusCode::BAD_REQUEST, Outcome::Invalid, "A request for an image has no body"),
+            // One answer for every refusal, byte for byte: it tells a stranger nothing.
+            E::Verify(VerifyError::Refused(
+                Refusal::SignatureLength | Refusal::Signature | Refusal::Expired | Refusal::NotAPreset,
+            )) => (StatusCode::FORBIDDEN, Outcome::Refused, "Forbidden"),
+            E::Verify(VerifyError::Query(_)) => (StatusCode::BAD_REQUEST, Outcome::Invalid, "Malformed query"),
+            E::UnknownImage | E::NoSuchPath => (StatusCode::NOT_FOUND, Outcome::Missing, "Not found"),
+            E::Catalogue(error) => catalogue(error),
+            E::Spec(error) => {
+                let sentence = format!("Invalid filter spec (offset {})", error.offset);
+                return Self { status: StatusCode::BAD_REQUEST, outcome: Outcome::Invalid, sentence };
+            }
+            E::Ensure(error) => ensure(error),
+            E::Offload(_) => (StatusCode::INTERNAL_SERVER_ERROR, Outcome::Failed, "Internal error"),
+        };
+        Self { status, outcome, sentence: sentence.to_owned() }
+    }
+}
+
+type Row = (StatusCode, Outcome, &'static str);
+
+const UNAVAILABLE: Row = (StatusCode::SERVICE_UNAVAILABLE, Outcome::Overloaded, "Temporarily unavailable");
+
+fn catalogue(error: &CatalogueError) -> Row {
+    match error {
+        CatalogueError::Unavailable(_) | CatalogueError::TimedOut => UNAVAILABLE,
+        // As Wagtail answers for a stored name that leaves the media folder.
+        CatalogueError::BadRow { .. } => (StatusCode::BAD_REQUEST, Outcome::Invalid, "The image's record is malformed"),
+    }
+}
+
+fn ensure(error: &EnsureError) -> Row {
+    const UNPROCESSABLE: StatusCode = StatusCode::UNPROCESSABLE_ENTITY;
+    match error {
+        EnsureError::UnknownSource(_) => (StatusCode::NOT_FOUND, Outcome::Missing, "Not found"),
+        EnsureError::SourceGone(_) => (StatusCode::GONE, Outcome::Missing, "Source image file not found"),
+        EnsureError::SourceUnavailable(_) => UNAVAILABLE,
+        EnsureError::SourceChanged => UNAVAILABLE,
+        EnsureError::Undecodable(_) | EnsureError::Poison(_) => {
+            (UNPROCESSABLE, Outcome::Failed, "The source image cannot be rendered")
+        }
+        EnsureError::Unplannable(PlanError::NoEncoder(_)) => {
+            (StatusCode::BAD_REQUEST, Outcome::Invalid, "Invalid filter spec (this output format is not available)")
+        }
+        EnsureError::Unplannable(PlanError::NoDecoder(_) | PlanError::Svg | PlanError::EmptyCrop) => {
+            (UNPROCESSABLE, Outcome::Failed, "The source image cannot be rendered")
+        }
+        EnsureError::Unplannable(PlanError::TooLarge) | EnsureError::OverLimit(_) => {
+            (UNPROCESSABLE, Outcome::Failed, "The image is larger than this service renders")
+        }
+        EnsureError::TimedOut { .. } => {
+            (StatusCode::GATEWAY_TIMEOUT, Outcome::Failed, "The image was not ready in time")
+        }
+        EnsureError::PoolFull | EnsureError::WorkersLost(_) | EnsureError::Store(_) => UNAVAILABLE,
+        EnsureError::Crashed => (StatusCode::INTERNAL_SERVER_ERROR, Outcome::Failed, "Internal error"),
+    }
+}
+
+impl Failure {
+    /// The answer.
+    pub fn response(&self) -> Response<Body> {
+        let mut response = Response::new(Either::Left(Full::new(Bytes::from(format!("{}\n", self.sentence)))));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(CACHE_CONTROL, if self.is_settled() { SHORT_LIVED } else { NEVER });
+        match self.status {
+            StatusCode::METHOD_NOT_ALLOWED => drop(headers.insert(ALLOW, ALLOWED)),
+            StatusCode::SERVICE_UNAVAILABLE => drop(headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS)),
+            _ => {}
+        }
+        response
+    }
+
+    /// As [`Self::response`], on a connection that must not be used again: a body may be on its way.
+    pub fn final_response(&self) -> Response<Body> {
+        let mut response = self.response();
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        response
+    }
+
+    /// Whether the answer is the same for everybody for a moment: then it may be kept for a few seconds.
+    fn is_settled(&self) -> bool {
+        matches!(
+            self.status,
+            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::UNPROCESSABLE_ENTITY
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{render::RenderError, source::SourceError, spec::Problem, store::StoreError};
+
+    /// One of each: the table of the README.
+    fn all() -> Vec<(RequestError, u16)> {
+        use RequestError as E;
+        let store = StoreError { action: "x", kind: "enospc", message: String::new() };
+        vec![
+            (E::Url(UrlError::NoRoute), 404),
+            (E::Url(UrlError::DotSegment), 400),
+            (E::Method, 405),
+            (E::HasBody, 400),
+            (E::Verify(Refusal::SignatureLength.into()), 403),
+            (E::Verify(Refusal::Signature.into()), 403),
+            (E::Verify(Refusal::Expired.into()), 403),
+            (E::Verify(Refusal::NotAPreset.into()), 403),
+            (E::Verify(VerifyError::Query(UrlError::UnknownParameter)), 400),
+            (E::UnknownImage, 404),
+            (E::NoSuchPath, 404),
+            (E::Catalogue(CatalogueError::TimedOut), 503),
+            (E::Catalogue(CatalogueError::Unavailable(String::new())), 503),
+            (E::Spec(SpecError { offset: 6, problem: Problem::NotWhole }), 400),
+            (E::Ensure(EnsureError::UnknownSource(String::new())), 404),
+            (E::Ensure(EnsureError::SourceGone("")), 410),
+            (E::Ensure(EnsureError::SourceUnavailable(SourceError::Gone(""))), 503),
+            (E::Ensure(EnsureError::SourceChanged), 503),
+            (E::Ensure(EnsureError::Undecodable(RenderError::NotAnImage)), 422),
+            (E::Ensure(EnsureError::Unplannable(PlanError::NoEncoder(crate::model::ImageFormat::Avif))), 400),
+            (E::Ensure(EnsureError::Unplannable(PlanError::Svg)), 422),
+            (E::Ensure(EnsureError::Unplannable(PlanError::TooLarge)), 422),
+            (E::Ensure(EnsureError::TimedOut { started: true }), 504),
+            (E::Ensure(EnsureError::PoolFull), 503),
+            (E::Ensure(EnsureError::WorkersLost(String::new())), 503),
+            (E::Ensure(EnsureError::Poison(String::new())), 422),
+            (E::Ensure(EnsureError::Store(store)), 503),
+            (E::Ensure(EnsureError::Crashed), 500),
+            (E::Offload(OffloadError::Open(std::io::ErrorKind::NotFound.into())), 500),
+        ]
+    }
+
+    #[test]
+    fn every_failure_has_its_status_and_never_hands_anything_over() {
+        for (error, status) in all() {
+            let failure = Failure::from(&error);
+            let response = failure.response();
+            assert_eq!(response.status().as_u16(), status, "{error}");
+            assert!(!response.status().is_success());
+            for name in response.headers().keys() {
+                assert!(!name.as_str().starts_with("x-accel") && !name.as_str().starts_with("x-sendfile"), "{error}");
+            }
+            assert_eq!(response.headers().contains_key(RETRY_AFTER), status == 503, "{error}");
+            let kept = response.headers()[CACHE_CONTROL] != NEVER;
+            assert_eq!(kept, matches!(status, 400 | 404 | 410 | 422), "{error}");
+        }
+    }
+
+    #[test]
+    fn refusals_are_alike_byte_for_byte() {
+        let refusals: Vec<_> = all()
+            .iter()
+            .filter(|(_, status)| *status == 403)
+            .map(|(error, _)| format!("{:?}", Failure::from(error)))
+            .collect();
+        assert!(refusals.len() >= 4 && refusals.windows(2).all(|pair| pair[0] == pair[1]));
+    }
+}

@@ -1,0 +1,149 @@
+//! The life of an image request.
+
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use http_body_util::{Either, Full};
+use hyper::{
+    HeaderMap, Method, Request, Response, StatusCode, Uri,
+    body::{Body as _, Incoming},
+    header::{ALLOW, HeaderName, HeaderValue, TRANSFER_ENCODING},
+};
+
+use super::{
+    failure::{ALLOWED, Failure, RequestError},
+    request_id::{self, X_REQUEST_ID},
+};
+use crate::{
+    access::{ImageRef, UrlError, VerifiedRequest},
+    app::App,
+    metrics::Outcome,
+    model::{ImageFormat, SourceImage},
+    offload::{Body, OffloadError, Served, content_disposition, file_name},
+    renditions::{EnsureError, How},
+    spec::FilterSpec,
+};
+
+/// nginx marks a request that comes back because the file was not there when it opened it.
+const X_SENDIMAGE_AGAIN: HeaderName = HeaderName::from_static("x-sendimage-again");
+
+/// Answers one request on the public listener: always an answer, with its line in the log and its count in the metrics.
+pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Body> {
+    let started = Instant::now();
+    let (parts, body) = request.into_parts();
+    let request_id = request_id::of(&parts.headers);
+    let has_body = !body.is_end_stream() || parts.headers.contains_key(TRANSFER_ENCODING);
+    let result = match has_body {
+        true => Err(RequestError::HasBody),
+        false => serve(&app, &parts.method, &parts.uri, &parts.headers).await,
+    };
+    let (mut response, outcome) = match result {
+        Ok((response, outcome)) => {
+            tracing::debug!(request.id = request_id, outcome = outcome.name(), duration_ms = millis(started), "served");
+            (response, outcome)
+        }
+        Err(error) => {
+            let failure = Failure::from(&error);
+            log(&request_id, &failure, &error, started);
+            let response = if has_body { failure.final_response() } else { failure.response() };
+            (response, failure.outcome)
+        }
+    };
+    if let Ok(value) = HeaderValue::try_from(request_id) {
+        response.headers_mut().insert(X_REQUEST_ID, value);
+    }
+    app.metrics.request(outcome, started.elapsed());
+    response
+}
+
+/// Each `?` is an early exit; `failure.rs` says which status it becomes. The order is a promise - cheap before costly, proof
+/// before look-up - so that a stranger cannot learn whether an image exists, nor make the service touch a disk.
+async fn serve(
+    app: &App,
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<(Response<Body>, Outcome), RequestError> {
+    if uri.authority().is_some() {
+        return Err(RequestError::Url(UrlError::NotAPath));
+    }
+    let (route, url) = app.verifier.table().resolve(uri.path(), uri.query()).map_err(RequestError::Url)?;
+    match *method {
+        Method::GET | Method::HEAD => {}
+        Method::OPTIONS => return Ok((options(), Outcome::Hit)),
+        _ => return Err(RequestError::Method),
+    }
+    let verified = app.verifier.verify(route, &url, SystemTime::now())?;
+    app.count_key_use(&verified);
+    let image = find_image(app, &verified).await?;
+    let spec = FilterSpec::parse(verified.filter_spec())?;
+    let ensured = app.renditions.ensure(&image, &spec).await.map_err(|error| explain_gone(&verified, error))?;
+    let again = headers.contains_key(X_SENDIMAGE_AGAIN);
+    if again && ensured.how == How::Hit {
+        tracing::warn!(path = ensured.stored.path, "nginx could not open a rendition that is there: see its error log");
+    }
+    let disposition = if again { None } else { Some(disposition(&verified, &image, ensured.stored.format)?) };
+    let outcome = match ensured.how {
+        How::Hit => Outcome::Hit,
+        How::Rendered => Outcome::Rendered,
+        How::Joined => Outcome::Joined,
+    };
+    let served = Served { stored: ensured.stored, disposition, max_age: verified.max_age() };
+    let response = app.offload(verified.route()).respond(&served, method, headers).await?;
+    let outcome = if response.status() == StatusCode::NOT_MODIFIED { Outcome::NotModified } else { outcome };
+    Ok((response, outcome))
+}
+
+async fn find_image(app: &App, verified: &VerifiedRequest) -> Result<Arc<SourceImage>, RequestError> {
+    match verified.image() {
+        ImageRef::Id(id) => app.catalogue.find(*id).await?.ok_or(RequestError::UnknownImage),
+        ImageRef::Path(location) => {
+            Ok(Arc::new(SourceImage { location: location.clone(), file_hash: None, focal_point: None }))
+        }
+        ImageRef::Nothing => Err(RequestError::UnknownImage),
+    }
+}
+
+/// The name that the browser saves the image under: the link's own, else the original's with the output's extension.
+fn disposition(
+    verified: &VerifiedRequest,
+    image: &SourceImage,
+    format: ImageFormat,
+) -> Result<HeaderValue, RequestError> {
+    let value = match verified.download() {
+        Some(name) => content_disposition(name, true),
+        None => content_disposition(&file_name(image.location.path.stem(), format), false),
+    };
+    Ok(value.map_err(OffloadError::from)?)
+}
+
+/// A catalogue's image whose file is gone is 410; a path that nothing was ever said about is 404.
+fn explain_gone(verified: &VerifiedRequest, error: EnsureError) -> RequestError {
+    match (verified.image(), error) {
+        (ImageRef::Path(_), EnsureError::SourceGone(_)) => RequestError::NoSuchPath,
+        (_, error) => RequestError::Ensure(error),
+    }
+}
+
+fn options() -> Response<Body> {
+    let mut response = Response::new(Either::Left(Full::default()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(ALLOW, ALLOWED);
+    response
+}
+
+/// One line for each failure: who is at fault decides how loud.
+fn log(request_id: &str, failure: &Failure, error: &RequestError, started: Instant) {
+    let (status, outcome, duration_ms) = (failure.status.as_u16(), failure.outcome.name(), millis(started));
+    if failure.status.is_server_error() || failure.status == StatusCode::UNPROCESSABLE_ENTITY {
+        tracing::warn!(request.id = request_id, status, outcome, duration_ms, reason = %error, "not served");
+    } else {
+        tracing::info!(request.id = request_id, status, outcome, duration_ms, reason = %error, "not served");
+    }
+}
+
+fn millis(started: Instant) -> f64 {
+    (started.elapsed().as_secs_f64() * 1e6).round() / 1e3
+}

@@ -1,0 +1,11 @@
+//! HTTP: connections, the life of a request, statuses, and the operations listener.
+
+mod failure;
+mod handler;
+mod ops;
+mod request_id;
+pub mod server;
+
+pub use failure::{Failure, RequestError};
+pub use handler::answer;
+pub use ops::answer_ops;

@@ -1,0 +1,158 @@
+//! Single flight: one piece of work for each key, however many ask.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    hash::Hash,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::watch;
+
+/// How a caller came by a flight's result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It began the flight.
+    Leader,
+    /// It joined one under way.
+    Follower,
+}
+
+/// A flight's task ended without a result: it panicked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Crashed;
+
+/// Flights under way, by key.
+///
+/// Each runs on a task of its own: a caller that goes away cancels nobody. Its result, error or not, reaches every waiter,
+/// and its entry leaves the map however it ends.
+pub struct Flights<K, V> {
+    under_way: Arc<Mutex<HashMap<K, watch::Receiver<Option<V>>>>>,
+}
+
+impl<K, V> Default for Flights<K, V> {
+    fn default() -> Self {
+        Self { under_way: Arc::default() }
+    }
+}
+
+impl<K, V> Flights<K, V>
+where
+    K: Clone + Eq + Hash + Send + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    /// Joins the flight of `key`, or begins one with `work`.
+    ///
+    /// # Errors
+    /// [`Crashed`] when the flight's task panicked.
+    pub async fn join<F>(&self, key: &K, work: impl FnOnce() -> F) -> Result<(V, Role), Crashed>
+    where
+        F: Future<Output = V> + Send + 'static,
+    {
+        let (mut result, role) = self.board(key, work);
+        let landed = result.wait_for(Option::is_some).await.map_err(|_| Crashed)?;
+        landed.clone().map(|value| (value, role)).ok_or(Crashed)
+    }
+
+    fn board<F>(&self, key: &K, work: impl FnOnce() -> F) -> (watch::Receiver<Option<V>>, Role)
+    where
+        F: Future<Output = V> + Send + 'static,
+    {
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(result) = under_way.get(key) {
+            return (result.clone(), Role::Follower);
+        }
+        let (sender, receiver) = watch::channel(None);
+        under_way.insert(key.clone(), receiver.clone());
+        drop(under_way);
+        let entry = Entry { key: key.clone(), under_way: self.under_way.clone() };
+        let work = work();
+        tokio::spawn(async move {
+            // Dropped after the result is sent, or when the work panics; either way the next caller begins anew.
+            let _entry = entry;
+            let value = work.await;
+            sender.send_replace(Some(value));
+        });
+        (receiver, Role::Leader)
+    }
+
+    /// Flights under way.
+    pub fn count(&self) -> usize {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+/// Takes a flight's entry out of the map when dropped.
+struct Entry<K: Eq + Hash, V> {
+    key: K,
+    under_way: Arc<Mutex<HashMap<K, watch::Receiver<Option<V>>>>>,
+}
+
+impl<K: Eq + Hash, V> Drop for Entry<K, V> {
+    fn drop(&mut self) {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering::SeqCst},
+        time::Duration,
+    };
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_thousand_callers_one_flight() {
+        let flights = Arc::new(Flights::<u32, usize>::default());
+        let runs = Arc::new(AtomicUsize::new(0));
+        let callers: Vec<_> = (0..1000)
+            .map(|_| {
+                let (flights, runs) = (flights.clone(), runs.clone());
+                tokio::spawn(async move {
+                    flights
+                        .join(&7, || async move {
+                            tokio::time::sleep(Duration::from_millis(50)).await;
+                            runs.fetch_add(1, SeqCst)
+                        })
+                        .await
+                })
+            })
+            .collect();
+        let mut leaders = 0;
+        for caller in callers {
+            let (value, role) = caller.await.unwrap().unwrap();
+            assert_eq!(value, 0);
+            leaders += usize::from(role == Role::Leader);
+        }
+        assert_eq!((leaders, runs.load(SeqCst), flights.count()), (1, 1, 0));
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_leaves_cancels_nobody() {
+        let flights = Arc::new(Flights::<u32, Result<u8, String>>::default());
+        let leader = {
+            let flights = flights.clone();
+            tokio::spawn(async move {
+                let work = || async {
+                    tokio::time::sleep(Duration::from_millis(60)).await;
+                    Err("its error reaches all".to_owned())
+                };
+                flights.join(&1, work).await
+            })
+        };
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        leader.abort();
+        let (value, role) = flights.join(&1, || async { unreachable!("the flight is under way") }).await.unwrap();
+        assert_eq!((value.unwrap_err().as_str(), role), ("its error reaches all", Role::Follower));
+        assert_eq!(flights.count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_crash_reaches_every_waiter_and_does_not_stick() {
+        let flights = Flights::<u32, u8>::default();
+        assert_eq!(flights.join(&1, || async { panic!("on purpose") }).await, Err(Crashed));
+        assert_eq!(flights.count(), 0);
+        assert_eq!(flights.join(&1, || async { 5 }).await, Ok((5, Role::Leader)));
+    }
+}

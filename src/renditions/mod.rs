@@ -1,0 +1,313 @@
+//! Make sure a rendition exists.
+
+mod failure;
+pub mod flight;
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use moka::sync::Cache;
+
+pub use failure::EnsureError;
+use failure::Memory;
+use flight::{Flights, Role};
+
+use crate::{
+    metrics::Metrics,
+    model::{RenditionKey, SourceFacts, SourceImage, SourceKey, SourceRef, SourceVersion},
+    render::{
+        limits::Limits,
+        plan::{Defaults, Plan},
+    },
+    source::{OpenSource, Source, SourceError, Stat},
+    spec::FilterSpec,
+    store::{SourceRecord, Store, StoredRendition},
+    workers::{Lane, Pool},
+};
+
+/// Source images whose facts are held in memory; others are read from the store's record.
+const KNOWN_SOURCES: u64 = 200_000;
+
+/// Where sources, store and workers meet.
+pub struct Renditions {
+    sources: BTreeMap<String, Arc<dyn Source>>,
+    store: Arc<dyn Store>,
+    pool: Arc<Pool>,
+    limits: Limits,
+    defaults: Defaults,
+    deadline: Duration,
+    metrics: Arc<Metrics>,
+    known: Cache<SourceRef, Arc<SourceRecord>>,
+    probes: Flights<(SourceRef, SourceVersion), Result<Arc<SourceRecord>, EnsureError>>,
+    renders: Flights<RenditionKey, Result<StoredRendition, EnsureError>>,
+    memory: Memory,
+}
+
+/// What [`Renditions`] is made of.
+pub struct Parts {
+    /// By the name that the config gives them.
+    pub sources: BTreeMap<String, Arc<dyn Source>>,
+    /// Where renditions are kept.
+    pub store: Arc<dyn Store>,
+    /// The render workers.
+    pub pool: Arc<Pool>,
+    /// Bounds of sources and outputs.
+    pub limits: Limits,
+    /// What specs leave open.
+    pub defaults: Defaults,
+    /// From the request to the rendition.
+    pub deadline: Duration,
+    /// All metrics.
+    pub metrics: Arc<Metrics>,
+}
+
+/// A rendition that exists, and how it came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ensured {
+    /// The rendition.
+    pub stored: StoredRendition,
+    /// How this request came by it.
+    pub how: How,
+}
+
+/// How a request came by its rendition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// It was there.
+    Hit,
+    /// It was rendered for this request.
+    Rendered,
+    /// It was being rendered for another.
+    Joined,
+}
+
+/// A request solved as far as it can be without rendering: for `explain`.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The version that the plan is for.
+    pub version: SourceVersion,
+    /// The plan.
+    pub plan: Plan,
+    /// The rendition's key.
+    pub key: RenditionKey,
+    /// The rendition, if it is stored.
+    pub stored: Option<StoredRendition>,
+    /// Whether the source image's file is still there.
+    pub source_is_there: bool,
+}
+
+impl Renditions {
+    /// Puts the parts together.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let Parts { sources, store, pool, limits, defaults, deadline, metrics } = parts;
+        Arc::new(Self {
+            sources,
+            store,
+            pool,
+            limits,
+            defaults,
+            deadline,
+            metrics,
+            known: Cache::new(KNOWN_SOURCES),
+            probes: Flights::default(),
+            renders: Flights::default(),
+            memory: Memory::default(),
+        })
+    }
+
+    /// Returns the rendition, rendering it first if the store does not have it.
+    ///
+    /// # Errors
+    /// See [`EnsureError`].
+    pub async fn ensure(self: &Arc<Self>, image: &SourceImage, spec: &FilterSpec) -> Result<Ensured, EnsureError> {
+        match self.try_ensure(image, spec).await {
+            // The file was replaced between looking and opening; the second look finds the new version.
+            Err(EnsureError::SourceChanged) => self.try_ensure(image, spec).await,
+            result => result,
+        }
+    }
+
+    async fn try_ensure(self: &Arc<Self>, image: &SourceImage, spec: &FilterSpec) -> Result<Ensured, EnsureError> {
+        let resolved = self.resolve(image, spec).await?;
+        // Hot path: nearly every request ends here, after one stat of the source and one of the rendition.
+        if let Some(stored) = resolved.stored {
+            return Ok(Ensured { stored, how: How::Hit });
+        }
+        if !resolved.source_is_there {
+            return Err(EnsureError::SourceGone("no rendition of its last version is stored"));
+        }
+        let Resolved { version, plan, key, .. } = resolved;
+        if let Some(error) = self.memory.recall(&key.path()) {
+            return Err(error);
+        }
+        let render = || {
+            let (this, location, key) = (self.clone(), image.location.clone(), key.clone());
+            async move { this.make(&location, &version, &plan, &key).await }
+        };
+        match self.renders.join(&key, render).await {
+            Ok((result, role)) => {
+                let how = if role == Role::Leader { How::Rendered } else { How::Joined };
+                Ok(Ensured { stored: result?, how })
+            }
+            Err(flight::Crashed) => Err(EnsureError::Crashed),
+        }
+    }
+
+    /// Solves a request as far as it can be without rendering.
+    ///
+    /// # Errors
+    /// When the source image is unknown or unreadable, or there is no plan.
+    pub async fn resolve(self: &Arc<Self>, image: &SourceImage, spec: &FilterSpec) -> Result<Resolved, EnsureError> {
+        let location = &image.location;
+        let (record, source_is_there) = match self.source(location)?.stat(&location.path).await {
+            Ok(stat) => (self.facts(location, version(stat, image)).await?, true),
+            // As Wagtail: an image whose file is gone keeps the renditions it has.
+            Err(SourceError::Gone(why)) => match self.last_record(location).await? {
+                Some(record) => (record, false),
+                None => return Err(EnsureError::SourceGone(why)),
+            },
+            Err(error) => return Err(error.into()),
+        };
+        let plan = Plan::new(&record.facts, spec, image.focal_point, &self.defaults)?;
+        self.limits.check_output(&plan)?;
+        let key = RenditionKey::new(location, &record.version, &plan.recipe(), plan.encoding.format());
+        let stored = self.store.find(&key).await.map_err(|error| self.store_failed(error))?;
+        Ok(Resolved { version: record.version.clone(), plan, key, stored, source_is_there })
+    }
+
+    fn source(&self, location: &SourceRef) -> Result<&Arc<dyn Source>, EnsureError> {
+        self.sources.get(&location.source).ok_or_else(|| EnsureError::UnknownSource(location.source.clone()))
+    }
+
+    /// What a probe finds in this version of a source image: from memory, from the store's record, else from a worker.
+    async fn facts(
+        self: &Arc<Self>,
+        location: &SourceRef,
+        version: SourceVersion,
+    ) -> Result<Arc<SourceRecord>, EnsureError> {
+        if let Some(record) = self.known.get(location).filter(|record| record.version == version) {
+            return Ok(record);
+        }
+        let key = (location.clone(), version);
+        let probe = || {
+            let (this, (location, version)) = (self.clone(), key.clone());
+            async move { this.find_facts(&location, version).await }
+        };
+        match self.probes.join(&key, probe).await {
+            Ok((record, _)) => record,
+            Err(flight::Crashed) => Err(EnsureError::Crashed),
+        }
+    }
+
+    async fn find_facts(&self, location: &SourceRef, version: SourceVersion) -> Result<Arc<SourceRecord>, EnsureError> {
+        let source_key = SourceKey::new(location);
+        // A record that cannot be read is none: the probe decides, and the disk's own trouble shows when it is written to.
+        let remembered = self.store.record(&source_key).await.ok().flatten();
+        if let Some(record) = remembered.filter(|record| record.version == version) {
+            let record = Arc::new(record);
+            self.known.insert(location.clone(), record.clone());
+            return Ok(record);
+        }
+        let memory_key = format!("{} {version:?}", source_key.directory());
+        if let Some(error) = self.memory.recall(&memory_key) {
+            return Err(error);
+        }
+        let facts = self.probe(location, &version).await.inspect_err(|error| self.memory.note(&memory_key, error))?;
+        let record = Arc::new(SourceRecord { version, facts });
+        self.known.insert(location.clone(), record.clone());
+        if let Err(error) = self.store.remember(&source_key, &record).await {
+            // Not this request's business: its rendition may be stored all the same, or fail with its own error.
+            tracing::warn!(error = %self.store_failed(error), "a source image's record was not written");
+        }
+        Ok(record)
+    }
+
+    async fn probe(&self, location: &SourceRef, version: &SourceVersion) -> Result<SourceFacts, EnsureError> {
+        let open = self.open(location, version).await?;
+        self.limits.check_bytes(open.stat.bytes)?;
+        let facts = self.pool.probe(&open.file, Instant::now() + self.deadline).await?;
+        if !open.is_unchanged()? {
+            return Err(EnsureError::SourceChanged);
+        }
+        self.limits.check_source(&facts)?;
+        Ok(facts)
+    }
+
+    async fn last_record(&self, location: &SourceRef) -> Result<Option<Arc<SourceRecord>>, EnsureError> {
+        if let Some(record) = self.known.get(location) {
+            return Ok(Some(record));
+        }
+        let record = self.store.record(&SourceKey::new(location)).await.map_err(|error| self.store_failed(error))?;
+        Ok(record.map(Arc::new))
+    }
+
+    /// Opens a source image and sees that it is the version that was planned for.
+    async fn open(&self, location: &SourceRef, version: &SourceVersion) -> Result<OpenSource, EnsureError> {
+        let open = self.source(location)?.open(&location.path).await?;
+        let planned = Stat { bytes: version.bytes, modified_ns: version.modified_ns };
+        if open.stat == planned { Ok(open) } else { Err(EnsureError::SourceChanged) }
+    }
+
+    /// Renders and stores: the work of one flight.
+    async fn make(
+        &self,
+        location: &SourceRef,
+        version: &SourceVersion,
+        plan: &Plan,
+        key: &RenditionKey,
+    ) -> Result<StoredRendition, EnsureError> {
+        let result = self.try_make(location, version, plan, key).await;
+        let outcome = match &result {
+            Ok(_) => "rendered",
+            Err(error) => {
+                self.memory.note(&key.path(), error);
+                "failed"
+            }
+        };
+        self.metrics.render(outcome, plan.encoding.format().name());
+        result
+    }
+
+    async fn try_make(
+        &self,
+        location: &SourceRef,
+        version: &SourceVersion,
+        plan: &Plan,
+        key: &RenditionKey,
+    ) -> Result<StoredRendition, EnsureError> {
+        let deadline = Instant::now() + self.deadline;
+        // Another process may share the store and have been quicker.
+        if let Some(stored) = self.store.find(key).await.map_err(|error| self.store_failed(error))? {
+            return Ok(stored);
+        }
+        let open = self.open(location, version).await?;
+        let draft = self.store.draft(key).await.map_err(|error| self.store_failed(error))?;
+        let rendered =
+            self.pool.render(&open.file, plan, draft.file(), open.stat.bytes, Lane::of(plan), deadline).await;
+        rendered.map_err(|error| match EnsureError::from(error) {
+            EnsureError::Store(error) => self.store_failed(error),
+            other => other,
+        })?;
+        // Bytes of two versions mixed, under the name of one, must never be stored.
+        if !open.is_unchanged()? {
+            return Err(EnsureError::SourceChanged);
+        }
+        let started = Instant::now();
+        let published = tokio::task::spawn_blocking(move || draft.publish()).await;
+        let stored = published.map_err(|_| EnsureError::Crashed)?.map_err(|error| self.store_failed(error))?;
+        self.metrics.render_stage("store", started.elapsed());
+        Ok(stored)
+    }
+
+    fn store_failed(&self, error: crate::store::StoreError) -> EnsureError {
+        self.metrics.store_error(error.kind);
+        EnsureError::Store(error)
+    }
+}
+
+fn version(stat: Stat, image: &SourceImage) -> SourceVersion {
+    SourceVersion { bytes: stat.bytes, modified_ns: stat.modified_ns, file_hash: image.file_hash.clone() }
+}

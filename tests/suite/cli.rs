@@ -1,0 +1,191 @@
+//! The commands, as an operator types them.
+
+use std::process::Command;
+
+use crate::harness::{SENDIMAGE, Site};
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn help_teaches_and_wrong_usage_is_2() {
+    let help = Command::new(SENDIMAGE).arg("--help").output().unwrap();
+    let help = text(&help.stdout);
+    for word in
+        ["serve", "demo", "check", "nginx-conf", "sign", "explain", "keygen", "render", "Exit codes", "SENDIMAGE_"]
+    {
+        assert!(help.contains(word), "{word} is not in\n{help}");
+    }
+    for hidden in ["render-worker", "sample-photo"] {
+        assert!(!help.contains(hidden), "{hidden}");
+    }
+    for command in ["serve", "demo", "check", "nginx-conf", "sign", "explain", "keygen", "render"] {
+        let output = Command::new(SENDIMAGE).args([command, "--help"]).output().unwrap();
+        assert!(output.status.success() && output.stdout.len() > 100, "{command}");
+    }
+    assert_eq!(Command::new(SENDIMAGE).arg("nonsense").output().unwrap().status.code(), Some(2));
+    assert_eq!(Command::new(SENDIMAGE).args(["sign", "42"]).output().unwrap().status.code(), Some(2));
+}
+
+#[test]
+fn bad_configs_are_78_and_name_file_and_key() {
+    for (config, needle) in [
+        ("[render]\nworkerz = 2\n", "workerz"),
+        ("[render]\nworkers = \"many\"\n", "render.workers"),
+        ("[signing]\nsecret = \"short\"\n", "default"),
+        ("[signing]\nkeys = []\n", "no key is set"),
+        ("[auth]\nmode = \"jwt\"\n", "auth.mode"),
+        ("[catalogue]\nkind = \"manifest\"\nfile = \"{dir}/nope.csv\"\nsource = \"media\"\n", "nope.csv"),
+    ] {
+        let site = Site::new(config);
+        for command in ["serve", "check"] {
+            let output = site.run(&[command]);
+            let error = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(78), "{command} {config}: {error}");
+            assert!(error.contains(needle), "{needle} is not in {error}");
+        }
+    }
+    let missing = Command::new(SENDIMAGE).args(["serve", "-c", "/nonexistent/sendimage.toml"]).output().unwrap();
+    assert_eq!(missing.status.code(), Some(78));
+    assert!(text(&missing.stderr).contains("/nonexistent/sendimage.toml"));
+}
+
+#[test]
+fn the_environment_overrides_the_file() {
+    let site = Site::new("");
+    let output = Command::new(SENDIMAGE)
+        .args(["sign", "42", "width-1", "-c"])
+        .arg(site.config())
+        .env("SENDIMAGE_SERVER__PUBLIC_URL", "https://example.org")
+        .env("SENDIMAGE_SERVICE_HOST", "10.0.0.1")
+        .output()
+        .unwrap();
+    assert!(text(&output.stdout).starts_with("https://example.org/images/"), "{output:?}");
+}
+
+#[test]
+fn keygen_makes_keys_that_serve() {
+    let key = Command::new(SENDIMAGE).arg("keygen").output().unwrap();
+    let key = text(&key.stdout);
+    assert_eq!(key.lines().count(), 1);
+    assert!(key.trim().len() >= 43);
+    let site = Site::new(&format!("[signing]\nsecret = \"{}\"\n", key.trim()));
+    assert!(site.sign(&["42", "width-100"]).starts_with("/images/"));
+}
+
+#[test]
+fn sign_prints_wagtails_urls_and_sets() {
+    let site = Site::new(
+        "[signing]\nwagtail_keys = [\"conformance-secret-key\"]\n[presets]\nhero = \"fill-10x10|format-webp\"\n\
+         [preset_sets]\narticle = [\"hero\", \"width-800\"]\n",
+    );
+    let url = site.sign(&["1", "width-100", "--filename", "photo.jpg"]);
+    assert_eq!(url, "/images/K4ei13HmFX4kK423GtwSUtWsGos=/1/width-100/photo.jpg");
+    assert!(site.sign(&["1", "hero"]).ends_with("/1/hero/1.webp"), "the output's extension");
+    let set = site.run(&["sign", "1", "--preset-set", "article", "--json"]);
+    let set: serde_json::Value = serde_json::from_slice(&set.stdout).unwrap();
+    assert!(set["hero"].as_str().unwrap().contains("/hero/") && set["width-800"].is_string());
+    let bad = site.run(&["sign", "1", "width-100|height-x"]);
+    let error = text(&bad.stderr);
+    assert_eq!(bad.status.code(), Some(1));
+    assert!(error.contains("width-100|height-x") && error.contains("                   ^"), "{error}");
+    assert_eq!(
+        site.run(&["sign", "1", "width-1", "--expires", "1h"]).status.code(),
+        Some(1),
+        "Wagtail signs no expiry"
+    );
+}
+
+#[test]
+fn explain_says_why() {
+    let site = Site::new("[presets]\nhero = \"fill-40x30|format-webp\"\n");
+    site.add("photo_land.jpg", "a.jpg");
+    let url = site.sign(&["media/a.jpg", "hero"]);
+    let output = site.run(&["explain", &url]);
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{said}{}", text(&output.stderr));
+    for needle in
+        ["\"hero\" stands for", "fill-40x30|format-webp", "good, by key \"default\"", "jpeg 640x427", "r1/", "miss"]
+    {
+        assert!(said.contains(needle), "{needle} is not in\n{said}");
+    }
+    assert!(!said.contains(crate::harness::KEY));
+    let refused = site.run(&["explain", "--json", &url.replace("hero", "width-9")]);
+    let report: serde_json::Value = serde_json::from_slice(&refused.stdout).unwrap();
+    assert_eq!((refused.status.code(), &report["status"]), (Some(1), &403.into()));
+    let whole = site.run(&["explain", &format!("https://example.org{url}")]);
+    assert_eq!(whole.status.code(), Some(0), "a whole URL will do");
+}
+
+#[test]
+fn render_makes_one_file_and_reports() {
+    let site = Site::new("");
+    site.add("exif_6.jpg", "a.jpg");
+    let (input, output) = (site.path("media/a.jpg"), site.path("out.webp"));
+    let run = |spec: &str, output: &std::path::Path| {
+        Command::new(SENDIMAGE)
+            .arg("render")
+            .args([&input, spec.as_ref(), output] as [&std::path::Path; 3])
+            .arg("--json")
+            .output()
+            .unwrap()
+    };
+    let report = run("fill-20x10", &output);
+    assert!(report.status.success(), "{}", text(&report.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&report.stdout).unwrap();
+    assert_eq!(report["output"]["format"], "webp", "the extension decides where the spec is silent");
+    assert_eq!(report["output"]["size"], serde_json::json!({"width": 20, "height": 10}));
+    assert_eq!(report["source"]["orientation"], 6);
+    assert_eq!(std::fs::metadata(&output).unwrap().len(), report["output"]["bytes"].as_u64().unwrap());
+    assert!(report["ms"]["total"].as_f64().unwrap() > 0.0 && report["peak_bytes"].as_u64().unwrap() > 1 << 20);
+
+    site.add("notimage.jpg", "a.jpg");
+    let failed = run("width-5", &output);
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(std::fs::metadata(&output).unwrap().len() > 0, "what was there stays");
+    assert_eq!(
+        crate::harness::files(site.folder.path()).iter().filter(|p| p.to_string_lossy().contains(".tmp-")).count(),
+        0
+    );
+}
+
+#[test]
+fn check_finds_what_is_wrong() {
+    let site = Site::new("[catalogue]\nkind = \"sqlite\"\nurl = \"sqlite://{dir}/nope.sqlite3\"\nsource = \"media\"\n");
+    site.add("photo_land.jpg", "a.jpg");
+    let output = site.run(&["check", "--json"]);
+    let findings: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let ok = |part: &str| findings.iter().find(|f| f["part"] == part).map(|f| f["ok"].as_bool().unwrap());
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(ok("catalogue"), Some(false));
+    for part in ["config", "route images", "source media", "store", "workers", "sandbox", "sandbox test"] {
+        assert_eq!(ok(part), Some(true), "{part}: {findings:?}");
+    }
+    site.configure("");
+    assert_eq!(site.run(&["check"]).status.code(), Some(0));
+}
+
+#[test]
+fn demo_serves_its_own_photo_and_cleans_up() {
+    use std::io::{BufRead, BufReader};
+    let mut child = Command::new(SENDIMAGE)
+        .arg("demo")
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let url = lines.find_map(|line| line.unwrap().trim().strip_prefix("http://").map(str::to_owned)).unwrap();
+    let (address, path) = url.split_once('/').unwrap();
+    let stream = std::net::TcpStream::connect(address).unwrap();
+    let request = format!("GET /{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let response = crate::harness::exchange(stream, request.as_bytes());
+    assert_eq!((response.status, response.header("content-type").as_deref()), (200, Some("image/jpeg")));
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let left = std::fs::read_dir(std::env::temp_dir()).unwrap().flatten();
+    let name = format!("sendimage-demo-{}-", child.id());
+    assert_eq!(left.filter(|entry| entry.file_name().to_string_lossy().starts_with(&name)).count(), 0);
+}

@@ -1,0 +1,323 @@
+//! A real service, a real nginx, and a client that sends exactly the bytes it is given.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::{fs::PermissionsExt, net::UnixStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// The built binary.
+pub const SENDIMAGE: &str = env!("CARGO_BIN_EXE_sendimage");
+/// The native key of every site in the tests.
+pub const KEY: &str = "0123456789abcdef";
+
+/// A folder with a config, a media folder and a store; what runs in it ends with it.
+pub struct Site {
+    pub folder: TempDir,
+    service: Option<Child>,
+    nginx: Option<Child>,
+    pub ops: SocketAddr,
+    nginx_port: u16,
+}
+
+impl Site {
+    /// A site whose config is `config` behind the sections that every test needs. `{dir}` stands for its folder.
+    pub fn new(config: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        // nginx's workers may run as another user.
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::create_dir(folder.path().join("media")).unwrap();
+        let ops: SocketAddr = ([127, 0, 0, 1], free_port()).into();
+        let nginx_port = free_port();
+        let site = Self { folder, service: None, nginx: None, ops, nginx_port };
+        site.configure(config);
+        site
+    }
+
+    /// Writes another config.
+    pub fn configure(&self, config: &str) {
+        let (dir, ops, port) = (self.folder.path().display(), self.ops, self.nginx_port);
+        let (server, rest) = match config.strip_prefix("[server]\n") {
+            Some(rest) => {
+                let end = rest.find("\n[").map_or(rest.len(), |at| at + 1);
+                rest.split_at(end)
+            }
+            None => ("", config),
+        };
+        let signing = if rest.contains("[signing]") { "" } else { "[signing]\nsecret = \"0123456789abcdef\"\n" };
+        let text = format!(
+            "[server]\nlisten = \"unix:{dir}/gate.sock\"\nlisten_mode = \"0666\"\nops_listen = \"{ops}\"\n\
+             public_url = \"http://127.0.0.1:{port}\"\n{server}\n\
+             [store]\nroot = \"{dir}/renditions\"\n\
+             [sources.media]\nkind = \"fs\"\nroot = \"{dir}/media\"\n{signing}{rest}"
+        );
+        std::fs::write(self.config(), text.replace("{dir}", &dir.to_string())).unwrap();
+    }
+
+    pub fn path(&self, relative: &str) -> PathBuf {
+        self.folder.path().join(relative)
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.path("sendimage.toml")
+    }
+
+    /// Copies one of the vectors' images into the media folder.
+    pub fn add(&self, vector: &str, name: &str) {
+        let target = self.path("media").join(name);
+        std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+        std::fs::copy(crate::vectors::folder().join("images").join(vector), target).unwrap();
+    }
+
+    /// Runs the binary with this site's config.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        Command::new(SENDIMAGE).args(arguments).arg("-c").arg(self.config()).output().unwrap()
+    }
+
+    /// The path and query that `sendimage sign` prints.
+    pub fn sign(&self, arguments: &[&str]) -> String {
+        let output = self.run(&[&["sign"], arguments].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let url = String::from_utf8(output.stdout).unwrap();
+        let url = url.trim();
+        url.strip_prefix(&format!("http://127.0.0.1:{}", self.nginx_port)).unwrap_or(url).to_owned()
+    }
+
+    /// Starts the service and waits until it is ready.
+    pub fn serve(mut self) -> Self {
+        self.start();
+        self
+    }
+
+    pub fn start(&mut self) {
+        let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
+        let child = Command::new(SENDIMAGE)
+            .args(["serve", "-c"])
+            .arg(self.config())
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.service = Some(child);
+        let ready = |site: &Self| site.ops("/health/ready").is_some_and(|response| response.status == 200);
+        wait_for(Duration::from_secs(20), || ready(self)).unwrap_or_else(|()| panic!("not ready:\n{}", self.log()));
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    pub fn service_pid(&self) -> u32 {
+        self.service.as_ref().unwrap().id()
+    }
+
+    /// Sends a signal to the service.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(self.service_pid() as i32).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits for the service to end.
+    pub fn wait(&mut self) -> std::process::ExitStatus {
+        let mut child = self.service.take().unwrap();
+        wait_for(Duration::from_secs(40), || child.try_wait().unwrap().is_some()).expect("the service ends");
+        child.wait().unwrap()
+    }
+
+    /// Starts nginx with the config that `nginx-conf` prints.
+    pub fn with_nginx(mut self) -> Self {
+        let directory = self.path("nginx");
+        std::fs::create_dir(&directory).unwrap();
+        let listen = format!("127.0.0.1:{}", self.nginx_port);
+        let directory_text = directory.display().to_string();
+        let output = self.run(&["nginx-conf", "--whole", "--listen", &listen, "--directory", &directory_text]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let conf = directory.join("nginx.conf");
+        std::fs::write(&conf, &output.stdout).unwrap();
+        let log = std::fs::File::create(self.path("nginx.log")).unwrap();
+        let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+        let child = Command::new("nginx")
+            .env("PATH", path)
+            .args(["-g", "daemon off;", "-e", "stderr", "-p"])
+            .arg(&directory)
+            .arg("-c")
+            .arg(&conf)
+            .stderr(log)
+            .spawn()
+            .expect("nginx is installed (tests/run does it)");
+        self.nginx = Some(child);
+        let port = self.nginx_port;
+        wait_for(Duration::from_secs(10), || TcpStream::connect(("127.0.0.1", port)).is_ok())
+            .unwrap_or_else(|()| panic!("nginx:\n{}", std::fs::read_to_string(self.path("nginx.log")).unwrap()));
+        self
+    }
+
+    /// A request straight to the gate's socket.
+    pub fn gate(&self, method: &str, target: &str, headers: &str) -> Response {
+        exchange(self.gate_stream(), head(method, target, headers).as_bytes())
+    }
+
+    pub fn gate_stream(&self) -> UnixStream {
+        UnixStream::connect(self.path("gate.sock")).unwrap()
+    }
+
+    /// A request through nginx.
+    pub fn nginx(&self, method: &str, target: &str, headers: &str) -> Response {
+        exchange(self.nginx_stream(), head(method, target, headers).as_bytes())
+    }
+
+    pub fn nginx_stream(&self) -> TcpStream {
+        TcpStream::connect(("127.0.0.1", self.nginx_port)).unwrap()
+    }
+
+    /// A request to the operations listener.
+    pub fn ops(&self, target: &str) -> Option<Response> {
+        let stream = TcpStream::connect(self.ops).ok()?;
+        Some(exchange(stream, head("GET", target, "").as_bytes()))
+    }
+
+    /// The value of a metric's line.
+    pub fn metric(&self, line: &str) -> f64 {
+        let text = self.ops("/metrics").unwrap().text();
+        text.lines()
+            .find_map(|candidate| candidate.strip_prefix(line)?.strip_prefix(' '))
+            .map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// Stored renditions, by path below the store's root.
+    pub fn stored(&self) -> Vec<PathBuf> {
+        files(&self.path("renditions"))
+            .into_iter()
+            .filter(|path| !path.file_name().unwrap().to_string_lossy().starts_with('.'))
+            .collect()
+    }
+
+    /// Process ids of the render workers.
+    pub fn workers(&self) -> Vec<i32> {
+        children_of(self.service_pid() as i32)
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        for mut child in [self.nginx.take(), self.service.take()].into_iter().flatten() {
+            let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            if wait_for(Duration::from_secs(5), || matches!(child.try_wait(), Ok(Some(_)))).is_err() {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+    }
+}
+
+/// An answer, taken apart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Response {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    /// A header's value; several lines of one name are joined as HTTP allows.
+    pub fn header(&self, name: &str) -> Option<String> {
+        let values: Vec<&str> =
+            self.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str()).collect();
+        (!values.is_empty()).then(|| values.join(", "))
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+fn head(method: &str, target: &str, headers: &str) -> String {
+    format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n")
+}
+
+/// Sends bytes and reads one answer.
+pub fn exchange(mut stream: impl Read + Write, request: &[u8]) -> Response {
+    stream.write_all(request).unwrap();
+    let mut bytes = Vec::new();
+    // A server that refuses a body may reset the connection once it has answered.
+    let _ = stream.read_to_end(&mut bytes);
+    parse(&bytes)
+}
+
+fn parse(bytes: &[u8]) -> Response {
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
+    let Some(end) = end else { return Response { status: 0, headers: Vec::new(), body: bytes.to_vec() } };
+    let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    let mut lines = head.split("\r\n");
+    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let headers: Vec<(String, String)> = lines
+        .filter_map(|line| line.split_once(": ").map(|(name, value)| (name.to_owned(), value.to_owned())))
+        .collect();
+    let chunked =
+        headers.iter().any(|(name, value)| name.eq_ignore_ascii_case("transfer-encoding") && value == "chunked");
+    let body = if chunked { dechunk(&bytes[end + 4..]) } else { bytes[end + 4..].to_vec() };
+    Response { status, headers, body }
+}
+
+fn dechunk(mut bytes: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    while let Some(end) = bytes.windows(2).position(|window| window == b"\r\n") {
+        let length = usize::from_str_radix(std::str::from_utf8(&bytes[..end]).unwrap(), 16).unwrap();
+        if length == 0 {
+            break;
+        }
+        body.extend_from_slice(&bytes[end + 2..end + 2 + length]);
+        bytes = &bytes[end + 4 + length..];
+    }
+    body
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// Asks until the answer is yes or the time is over.
+pub fn wait_for(limit: Duration, mut done: impl FnMut() -> bool) -> Result<(), ()> {
+    let end = Instant::now() + limit;
+    while Instant::now() < end {
+        if done() {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Err(())
+}
+
+/// All files below a folder.
+pub fn files(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found
+}
+
+/// The direct children of a process.
+pub fn children_of(parent: i32) -> Vec<i32> {
+    let mut children = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        let mut fields = after_name.split(' ');
+        let state = fields.next().unwrap_or_default();
+        if fields.next().and_then(|ppid| ppid.parse().ok()) == Some(parent) && state != "Z" {
+            children.push(pid);
+        }
+    }
+    children
+}
