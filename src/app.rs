@@ -41,6 +41,7 @@ pub struct App {
     pub sources: BTreeMap<String, Arc<dyn Source>>,
     /// The store, for `check`, readiness and the sweep.
     pub store: Arc<dyn Store>,
+    config: Config,
     pool: Arc<Pool>,
     offloads: HashMap<Arc<str>, Offload>,
     key_uses: HashMap<Arc<str>, Counter>,
@@ -59,6 +60,9 @@ pub enum BuildError {
     /// The workers do not start.
     #[error("the render workers do not start: {0}")]
     Workers(#[from] StartError),
+    /// A key that a running service cannot change.
+    #[error("{0} cannot change while the service runs: restart it")]
+    NeedsRestart(&'static str),
 }
 
 impl App {
@@ -67,13 +71,55 @@ impl App {
     /// # Errors
     /// The first part that cannot be built.
     pub async fn build(config: &Config) -> Result<Arc<Self>, BuildError> {
-        let verifier = Verifier::new(config)?;
         let metrics = Arc::new(Metrics::new());
+        // Keys first: a service without a usable key starts nothing.
+        let verifier = Verifier::new(config)?;
+        let pool = Pool::start(pool_config(&config.render), metrics.clone()).await?;
+        Self::assemble(config, verifier, metrics, pool)
+    }
+
+    /// Builds a whole from a changed config, keeping metrics and render workers. This one goes on serving whoever holds it;
+    /// when anything is wrong with the new config, it is as if nothing had happened.
+    ///
+    /// # Errors
+    /// The first part that cannot be built, or a key that only a restart can change.
+    pub fn rebuild(&self, config: &Config) -> Result<Arc<Self>, BuildError> {
+        for (key, changed) in [
+            ("server.listen", self.config.server.listen != config.server.listen),
+            ("server.listen_mode", self.config.server.listen_mode != config.server.listen_mode),
+            ("server.ops_listen", self.config.server.ops_listen != config.server.ops_listen),
+            (
+                "server.header_timeout_seconds",
+                self.config.server.header_timeout_seconds != config.server.header_timeout_seconds,
+            ),
+            ("server.max_connections", self.config.server.max_connections != config.server.max_connections),
+            ("log", self.config.log != config.log),
+            // The workers' own bounds: their number, queue, budget, longest file and recycling.
+            ("render.workers, queue_depth, memory_budget, max_source_bytes or recycle_after_jobs", {
+                let key = |render: &RenderConfig| {
+                    let RenderConfig { workers, queue_depth, memory_budget, max_source_bytes, .. } = render;
+                    (*workers, *queue_depth, *memory_budget, *max_source_bytes, render.recycle_after_jobs)
+                };
+                key(&self.config.render) != key(&config.render)
+            }),
+        ] {
+            if changed {
+                return Err(BuildError::NeedsRestart(key));
+            }
+        }
+        Self::assemble(config, Verifier::new(config)?, self.metrics.clone(), self.pool.clone())
+    }
+
+    fn assemble(
+        config: &Config,
+        verifier: Verifier,
+        metrics: Arc<Metrics>,
+        pool: Arc<Pool>,
+    ) -> Result<Arc<Self>, BuildError> {
         let catalogue = catalogue(config, &metrics)?;
         let sources: BTreeMap<String, Arc<dyn Source>> =
             config.sources.iter().map(|(name, section)| (name.clone(), source(section))).collect();
         let store = store(config);
-        let pool = Pool::start(pool_config(&config.render), metrics.clone()).await?;
         let renditions = Renditions::new(Parts {
             sources: sources.clone(),
             store: store.clone(),
@@ -92,7 +138,6 @@ impl App {
             })
             .collect();
         let key_uses = verifier.table().key_ids().map(|id| (id.clone(), metrics.key_counter(id))).collect();
-        let draining = AtomicBool::new(false);
         Ok(Arc::new(Self {
             verifier,
             catalogue,
@@ -100,10 +145,11 @@ impl App {
             metrics,
             sources,
             store,
+            config: config.clone(),
             pool,
             offloads,
             key_uses,
-            draining,
+            draining: AtomicBool::new(false),
         }))
     }
 

@@ -123,6 +123,8 @@ pub struct Metrics {
     pub store_errors: Family<KindLabel, Counter>,
     /// `sendimage_catalogue_seconds`: time of one catalogue look-up that was not answered from the cache.
     pub catalogue_seconds: Histogram,
+    /// `sendimage_config_reload_failed_total`: changed configs that were not usable.
+    pub config_reload_failed: Counter,
     /// `sendimage_key_uses_total{key}`: signatures that verified, by key id.
     pub key_uses: Family<KeyLabel, Counter>,
 }
@@ -152,6 +154,7 @@ impl Metrics {
             workers_died: Family::default(),
             store_errors: Family::default(),
             catalogue_seconds,
+            config_reload_failed: Counter::default(),
             key_uses: Family::default(),
             registry: Registry::default(),
         };
@@ -187,6 +190,11 @@ impl Metrics {
             "Time of a catalogue look-up",
             Unit::Seconds,
             metrics.catalogue_seconds.clone(),
+        );
+        registry.register(
+            "config_reload_failed",
+            "Changed configs that SIGHUP did not apply",
+            metrics.config_reload_failed.clone(),
         );
         registry.register("key_uses", "Signatures that verified, by key id", metrics.key_uses.clone());
         Self { registry, ..metrics }

@@ -98,13 +98,3 @@ fn sandbox() -> Vec<Finding> {
         false => bad,
     }
 }
-
-impl std::fmt::Display for CommandError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Config(message) => f.write_str(message),
-            Self::Failed(error) => write!(f, "{error:#}"),
-            Self::Silent => f.write_str("failed"),
-        }
-    }
-}

@@ -49,7 +49,7 @@ pub fn run(arguments: &Arguments) -> CommandResult {
             verifier.sign(&verifier.table().routes()[0], Scheme::Native, &Link::new(&subject, spec))
         })
         .collect();
-    runtime()?.block_on(serve::serve(&config, |address| {
+    runtime()?.block_on(serve::serve(&config, None, |address| {
         println!("\nOpen one of these; the first look renders, the second finds it in the store:\n");
         for (spec, url) in SPECS.iter().zip(&urls) {
             println!("  {spec}\n    http://{address}{url}\n");

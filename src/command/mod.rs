@@ -90,6 +90,16 @@ enum CommandError {
     Silent,
 }
 
+impl std::fmt::Display for CommandError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Config(message) => f.write_str(message),
+            Self::Failed(error) => write!(f, "{error:#}"),
+            Self::Silent => f.write_str("failed"),
+        }
+    }
+}
+
 impl From<ConfigError> for CommandError {
     fn from(error: ConfigError) -> Self {
         Self::Config(error.to_string())
@@ -105,7 +115,9 @@ impl From<KeyError> for CommandError {
 impl From<BuildError> for CommandError {
     fn from(error: BuildError) -> Self {
         match error {
-            BuildError::Key(_) | BuildError::Catalogue(_) => Self::Config(error.to_string()),
+            BuildError::Key(_) | BuildError::Catalogue(_) | BuildError::NeedsRestart(_) => {
+                Self::Config(error.to_string())
+            }
             BuildError::Workers(_) => Self::Failed(error.into()),
         }
     }

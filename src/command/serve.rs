@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use clap::Args;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -33,11 +34,16 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     let loaded = arguments.config.load()?;
     start_log(&loaded.config.log);
     tracing::info!(config = origin(loaded.file.as_deref()), version = env!("CARGO_PKG_VERSION"), "starting");
-    runtime()?.block_on(serve(&loaded.config, |_| {}))
+    runtime()?.block_on(serve(&loaded.config, Some(&arguments.config), |_| {}))
 }
 
-/// Serves until a signal says to stop. `announce` is told the public listener's address once it is bound.
-pub(super) async fn serve(config: &Config, announce: impl FnOnce(&str)) -> CommandResult {
+/// Serves until a signal says to stop. `reload` is where SIGHUP finds the changed config, if there is a file at all;
+/// `announce` is told the public listener's address once it is bound.
+pub(super) async fn serve(
+    config: &Config,
+    reload: Option<&ConfigArgument>,
+    announce: impl FnOnce(&str),
+) -> CommandResult {
     // Handlers first: a signal during start must not end in the default action.
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
@@ -58,26 +64,28 @@ pub(super) async fn serve(config: &Config, announce: impl FnOnce(&str)) -> Comma
         max_connections: config.server.max_connections,
         drain,
     };
+    // What a request finds when it arrives, it keeps to its end.
+    let current = Arc::new(ArcSwap::new(app));
     let images = {
-        let app = app.clone();
-        tokio::spawn(listener.serve(bounds, stopping.clone(), move |request| answer(app.clone(), request)))
+        let current = current.clone();
+        tokio::spawn(listener.serve(bounds, stopping, move |request| answer(current.load_full(), request)))
     };
     let (stop_ops, stopping_ops) = watch::channel(false);
     let ops = {
-        let app = app.clone();
+        let current = current.clone();
         let bounds = Bounds { max_connections: OPS_CONNECTIONS, drain: Duration::from_secs(1), ..bounds };
-        tokio::spawn(ops.serve(bounds, stopping_ops, move |request| answer_ops(app.clone(), request)))
+        tokio::spawn(ops.serve(bounds, stopping_ops, move |request| answer_ops(current.load_full(), request)))
     };
 
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => tracing::warn!("this version reads its config at start only: restart it to apply changes"),
+            _ = hangup.recv() => apply_changes(&current, reload),
         }
     }
     tracing::info!(drain_seconds = config.server.drain_seconds, "stopping: requests in flight are answered first");
-    app.begin_drain();
+    current.load().begin_drain();
     stop.send_replace(true);
     tokio::select! {
         _ = images => {}
@@ -88,9 +96,28 @@ pub(super) async fn serve(config: &Config, announce: impl FnOnce(&str)) -> Comma
     // Health answers to the end, so that a balancer sees the draining.
     stop_ops.send_replace(true);
     let _ = ops.await;
-    app.shut_down().await;
+    current.load().shut_down().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// SIGHUP: a good file is applied whole; a bad one changes nothing and says why.
+fn apply_changes(current: &ArcSwap<App>, reload: Option<&ConfigArgument>) {
+    let Some(argument) = reload else { return };
+    let changed = argument.load().map_err(|error| error.to_string()).and_then(|loaded| {
+        let app = current.load().rebuild(&loaded.config).map_err(|error| error.to_string())?;
+        Ok((app, loaded.file))
+    });
+    match changed {
+        Ok((app, file)) => {
+            current.store(app);
+            tracing::info!(config = origin(file.as_deref()), "the changed config is applied");
+        }
+        Err(error) => {
+            current.load().metrics.config_reload_failed.inc();
+            tracing::error!(error, "the changed config is not usable; the old one stays");
+        }
+    }
 }
 
 async fn sweep(app: Arc<App>) {

@@ -275,3 +275,48 @@ fn no_secret_and_no_path_of_a_secret_in_the_log() {
     assert!(!log.contains(crate::harness::KEY));
     assert!(!log.contains(url.split('/').nth(2).unwrap()), "a signature is a capability");
 }
+
+#[test]
+fn sighup_applies_a_good_config_whole_and_a_bad_one_not_at_all() {
+    let hup = |site: &Site, config: &str, word: &str| {
+        site.configure(config);
+        let before = site.log().matches(word).count();
+        site.signal(rustix::process::Signal::HUP);
+        let done = || site.log().matches(word).count() > before;
+        crate::harness::wait_for(Duration::from_secs(5), done).unwrap_or_else(|()| panic!("{word}: {}", site.log()));
+    };
+    let site = Site::new("").serve();
+    site.add("photo_land.jpg", "a.jpg");
+    let old = site.sign(&["media/a.jpg", "width-50"]);
+    let workers = site.workers();
+    for bad in [
+        "[render]\nworkerz = 1\n",
+        "[signing]\nsecret = \"short\"\n",
+        "[signing]\nkeys = [{ id = \"a\", secret = \"aaaaaaaaaaaaaaaa\" }, { id = \"a\", secret = \"bbbbbbbbbbbbbbbb\" }]\n",
+        "[signing]\nkeys = []\n",
+        "[cache",
+        "[render]\nqueue_depth = 3\n",
+        "[cache]\nmax_age_seconds = 7\n[offload]\ninternal_prefix = \"/x\"\n",
+    ] {
+        hup(&site, bad, "the old one stays");
+        let response = site.gate("GET", &old, "");
+        let caching = response.header("x-sendimage-cache-control").unwrap();
+        assert_eq!((response.status, caching.as_str()), (200, "max-age=3600, public"), "{bad}");
+    }
+    assert_eq!(site.metric("sendimage_config_reload_failed_total"), 7.0);
+
+    let keys =
+        "keys = [{ id = \"new\", secret = \"nnnnnnnnnnnnnnnn\" }, { id = \"old\", secret = \"0123456789abcdef\" }]";
+    hup(&site, &format!("[signing]\n{keys}\n[cache]\nmax_age_seconds = 7\n"), "is applied");
+    let new = site.sign(&["media/a.jpg", "width-50"]);
+    for url in [&old, &new] {
+        let response = site.gate("GET", url, "");
+        assert_eq!(
+            (response.status, response.header("x-sendimage-cache-control").as_deref()),
+            (200, Some("max-age=7, public"))
+        );
+    }
+    hup(&site, "[signing]\nkeys = [{ id = \"new\", secret = \"nnnnnnnnnnnnnnnn\" }]\n", "is applied");
+    assert_eq!((site.gate("GET", &old, "").status, site.gate("GET", &new, "").status), (403, 200));
+    assert_eq!(site.workers(), workers, "the render workers stay");
+}
