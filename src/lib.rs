@@ -36,20 +36,35 @@
 //! | [`nginx`] | the nginx config that fits ours |
 //! | [`command`] | one file for each command |
 
+#[forbid(unsafe_code)]
 pub mod access;
+#[forbid(unsafe_code)]
 pub mod app;
+#[forbid(unsafe_code)]
 pub mod catalogue;
+#[forbid(unsafe_code)]
 pub mod command;
+#[forbid(unsafe_code)]
 pub mod config;
+#[forbid(unsafe_code)]
 pub mod http;
+#[forbid(unsafe_code)]
 pub mod metrics;
+#[forbid(unsafe_code)]
 pub mod model;
+#[forbid(unsafe_code)]
 pub mod nginx;
+#[forbid(unsafe_code)]
 pub mod offload;
 pub mod render;
+#[forbid(unsafe_code)]
 pub mod renditions;
+#[forbid(unsafe_code)]
 pub mod sample;
+#[forbid(unsafe_code)]
 pub mod source;
+#[forbid(unsafe_code)]
 pub mod spec;
+#[forbid(unsafe_code)]
 pub mod store;
 pub mod workers;

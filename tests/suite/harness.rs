@@ -130,12 +130,22 @@ impl Site {
     }
 
     /// Starts nginx with the config that `nginx-conf` prints.
-    pub fn with_nginx(mut self) -> Self {
+    pub fn with_nginx(self) -> Self {
+        self.with_nginx_before("gate.sock")
+    }
+
+    /// As [`Self::with_nginx`], but nginx asks another socket in the site's folder than the gate's.
+    pub fn with_nginx_before(mut self, socket: &str) -> Self {
         let directory = self.path("nginx");
         std::fs::create_dir(&directory).unwrap();
         let listen = format!("127.0.0.1:{}", self.nginx_port);
         let directory_text = directory.display().to_string();
-        let output = self.run(&["nginx-conf", "--whole", "--listen", &listen, "--directory", &directory_text]);
+        let output = Command::new(SENDIMAGE)
+            .args(["nginx-conf", "--whole", "--listen", &listen, "--directory", &directory_text, "-c"])
+            .arg(self.config())
+            .env("SENDIMAGE_SERVER__LISTEN", format!("unix:{}", self.path(socket).display()))
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let conf = directory.join("nginx.conf");
         std::fs::write(&conf, &output.stdout).unwrap();

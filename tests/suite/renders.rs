@@ -53,11 +53,11 @@ fn is_running(pid: i32) -> bool {
 
 #[test]
 fn a_worker_killed_in_mid_render_costs_a_retry_and_nothing_else() {
-    let site = Site::new("[render]\nworkers = 2\n").serve();
+    let site = Site::new("[render]\nworkers = 2\ndeadline_seconds = 120\n").serve();
     site.add("photo_land.jpg", "a.jpg");
     site.gate("GET", &site.sign(&["media/a.jpg", "width-10"]), ""); // probed
     let service = site.service_pid();
-    let url = site.sign(&["media/a.jpg", "scale-400|format-webp-lossless"]);
+    let url = site.sign(&["media/a.jpg", "scale-250|format-webp-lossless"]);
     let before = site.workers();
     let (status, _) = while_rendering(&site, &url, |pid| kill(pid, Signal::KILL));
     assert_eq!(status, 200, "{}", site.log());
@@ -71,10 +71,10 @@ fn a_worker_killed_in_mid_render_costs_a_retry_and_nothing_else() {
 
 #[test]
 fn a_crashing_image_is_poison_for_a_moment_and_its_neighbours_are_not() {
-    let site = Site::new("[render]\nworkers = 1\n").serve();
+    let site = Site::new("[render]\nworkers = 1\ndeadline_seconds = 120\n").serve();
     site.add("photo_land.jpg", "a.jpg");
     site.gate("GET", &site.sign(&["media/a.jpg", "width-10"]), "");
-    let url = site.sign(&["media/a.jpg", "scale-400|format-webp-lossless"]);
+    let url = site.sign(&["media/a.jpg", "scale-250|format-webp-lossless"]);
     let (status, _) = while_rendering(&site, &url, |pid| {
         kill(pid, Signal::SEGV);
         // The retry meets the same fate.
@@ -96,7 +96,7 @@ fn a_stopped_worker_is_killed_at_the_deadline() {
     let site = Site::new("[render]\nworkers = 1\ndeadline_seconds = 2\n").serve();
     site.add("photo_land.jpg", "a.jpg");
     site.gate("GET", &site.sign(&["media/a.jpg", "width-10"]), "");
-    let url = site.sign(&["media/a.jpg", "scale-400|format-webp-lossless"]);
+    let url = site.sign(&["media/a.jpg", "scale-250|format-webp-lossless"]);
     let (status, elapsed) = while_rendering(&site, &url, |pid| kill(pid, Signal::STOP));
     assert_eq!(status, 504, "{}", site.log());
     assert!(elapsed < Duration::from_millis(2600), "{elapsed:?}");
@@ -122,19 +122,67 @@ fn clients_that_leave_do_not_cancel_the_render() {
 
 #[test]
 fn a_file_that_vanishes_under_nginx_is_there_again_in_the_same_request() {
+    let site = Site::new("").serve().with_nginx_before("between.sock");
+    site.add("photo_land.jpg", "a.jpg");
+    let url = site.sign(&["media/a.jpg", "width-100"]);
+    let first = site.gate("GET", &url, "");
+    assert_eq!((first.status, site.stored().len()), (200, 1));
+    // Somebody stands between nginx and the gate, and removes the file once the gate has promised it.
+    let listener = std::os::unix::net::UnixListener::bind(site.path("between.sock")).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    std::fs::set_permissions(site.path("between.sock"), mode).unwrap();
+    let image = std::thread::scope(|scope| {
+        let between = scope.spawn(|| {
+            let rounds: Vec<(String, String)> = (0..2).map(|round| pass_on(&site, &listener, round == 0)).collect();
+            rounds
+        });
+        let image = site.nginx("GET", &url, "");
+        let rounds = between.join().unwrap();
+        assert!(rounds.iter().all(|(_, answer)| answer.starts_with("HTTP/1.1 200")), "{rounds:?}");
+        assert!(!rounds[0].0.contains("x-sendimage-again: 1") && rounds[1].0.contains("x-sendimage-again: 1"));
+        assert!(rounds[1].0.starts_with(&format!("get {}", url.to_lowercase())), "the browser's own target");
+        image
+    });
+    assert_eq!((image.status, image.body.get(..3)), (200, Some(&[0xFF, 0xD8, 0xFF][..])), "{}", site.log());
+    assert_eq!(image.header("cache-control").as_deref(), Some("max-age=3600, public"), "said once");
+    assert_eq!(image.header("content-disposition").as_deref(), Some("inline; filename=\"a.jpg\""), "said once");
+    assert_eq!(site.metric("sendimage_requests_total{outcome=\"rendered\"}"), 2.0);
+}
+
+/// Hands one request on to the gate and its answer back: the request's head in lower case, and the answer.
+fn pass_on(site: &Site, listener: &std::os::unix::net::UnixListener, remove: bool) -> (String, String) {
+    use std::io::{Read, Write};
+    let (mut nginx, _) = listener.accept().unwrap();
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        nginx.read_exact(&mut byte).unwrap();
+        request.push(byte[0]);
+    }
+    let head = String::from_utf8(request).unwrap();
+    let closing = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
+    let mut gate = site.gate_stream();
+    gate.write_all(closing.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    gate.read_to_end(&mut answer).unwrap();
+    if remove {
+        site.stored().iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    }
+    nginx.write_all(&answer).unwrap();
+    (head.to_lowercase(), String::from_utf8(answer).unwrap())
+}
+
+#[test]
+fn a_removed_rendition_is_made_again_with_the_same_validators() {
     let site = Site::new("").serve().with_nginx();
     site.add("photo_land.jpg", "a.jpg");
     let url = site.sign(&["media/a.jpg", "width-100"]);
     let first = site.nginx("GET", &url, "");
     assert_eq!(first.status, 200);
-    // Between the gate's look and nginx's open is no time to act, so the gate is made to believe: the file turns into
-    // something that nginx cannot serve, a link to nowhere, while the gate still finds a file of its own.
-    for file in site.stored() {
-        std::fs::remove_file(&file).unwrap();
-    }
+    site.stored().iter().for_each(|file| std::fs::remove_file(file).unwrap());
     let again = site.nginx("GET", &url, "");
     assert_eq!((again.status, &again.body), (200, &first.body));
-    assert_eq!(again.header("etag"), first.header("etag"), "the same validators after a re-render");
+    assert_eq!(again.header("etag"), first.header("etag"));
     assert_eq!(again.header("last-modified"), first.header("last-modified"));
 }
 
@@ -170,12 +218,12 @@ fn head_range_and_conditions_work_through_nginx() {
 
 #[test]
 fn a_full_queue_answers_at_once_and_hits_do_not_wait() {
-    let site = Site::new("[render]\nworkers = 1\nqueue_depth = 1\n").serve();
+    let site = Site::new("[render]\nworkers = 1\nqueue_depth = 1\ndeadline_seconds = 120\n").serve();
     site.add("photo_land.jpg", "a.jpg");
     let hit = site.sign(&["media/a.jpg", "width-10"]);
     assert_eq!(site.gate("GET", &hit, "").status, 200);
     let urls: Vec<String> =
-        (0..6).map(|i| site.sign(&["media/a.jpg", &format!("scale-{}|format-webp-lossless", 390 + i)])).collect();
+        (0..6).map(|i| site.sign(&["media/a.jpg", &format!("scale-{}|format-webp-lossless", 250 + i)])).collect();
     let results: Vec<(u16, Duration, Option<String>)> = std::thread::scope(|scope| {
         let asks: Vec<_> = urls
             .iter()
