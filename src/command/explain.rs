@@ -158,13 +158,14 @@ fn describe_proof(verified: &VerifiedRequest, steps: &mut Steps) {
 }
 
 fn describe_plan(resolved: &Resolved, steps: &mut Steps) {
-    let facts = &resolved.plan.source;
+    let planned = &resolved.planned;
+    let (facts, version) = (&planned.plan.source, planned.version());
     let size = facts.upright_size();
     steps.add("source", format!("{} {}x{}, {} frame(s)", facts.format, size.width, size.height, facts.frames));
-    steps.add("version", format!("{} bytes, modified {} ns", resolved.version.bytes, resolved.version.modified_ns));
-    steps.add("plan", resolved.plan.recipe());
-    steps.add("memory", format!("{} bytes at most", resolved.plan.peak_bytes(resolved.version.bytes)));
-    steps.add("rendition", resolved.key.path());
+    steps.add("version", format!("{} bytes, modified {} ns", version.bytes, version.modified_ns));
+    steps.add("plan", planned.plan.recipe());
+    steps.add("memory", format!("{} bytes at most", planned.plan.peak_bytes(version.bytes)));
+    steps.add("rendition", planned.key.path());
     steps.add(
         "store",
         match (&resolved.stored, resolved.source_is_there) {

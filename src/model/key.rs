@@ -1,9 +1,6 @@
 //! Rendition keys, and the only code that names a rendition file.
 
-use std::{
-    fmt::Write as _,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 
@@ -36,7 +33,8 @@ impl SourceKey {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RenditionKey {
     source: SourceKey,
-    digest: String,
+    path: String,
+    modified: Duration,
     format: ImageFormat,
 }
 
@@ -54,7 +52,11 @@ impl RenditionKey {
             version.file_hash.as_deref().unwrap_or_default().as_bytes(),
             recipe.as_bytes(),
         ]);
-        Self { source: SourceKey::new(location), digest, format }
+        let source = SourceKey::new(location);
+        let path = format!("{}/{digest}.{}", source.directory(), format.extension());
+        let seed = u64::from_str_radix(&digest[..12], 16).unwrap_or_default();
+        let modified = Duration::from_secs(MTIME_BASE_SECONDS + seed % MTIME_RANGE_SECONDS);
+        Self { source, path, modified, format }
     }
 
     /// The source image's key.
@@ -68,8 +70,8 @@ impl RenditionKey {
     }
 
     /// The path below the store's root, of `[a-z0-9/._-]` only, so that it needs no escaping in any header.
-    pub fn path(&self) -> String {
-        format!("{}/{}.{}", self.source.directory(), self.digest, self.format.extension())
+    pub fn path(&self) -> &str {
+        &self.path
     }
 
     /// The modification time that the stored file is given.
@@ -77,8 +79,7 @@ impl RenditionKey {
     /// nginx makes `ETag` and `Last-Modified` from it, so it follows from the key: every host, and every re-render,
     /// announces the same validators. It lies in a fixed range of the past.
     pub fn modified(&self) -> SystemTime {
-        let seed = u64::from_str_radix(&self.digest[..12], 16).unwrap_or_default();
-        SystemTime::UNIX_EPOCH + Duration::from_secs(MTIME_BASE_SECONDS + seed % MTIME_RANGE_SECONDS)
+        SystemTime::UNIX_EPOCH + self.modified
     }
 }
 
@@ -90,11 +91,8 @@ fn hex_digest(parts: &[&[u8]]) -> String {
         hasher.update((part.len() as u64).to_be_bytes());
         hasher.update(part);
     }
-    let mut text = String::with_capacity(32);
-    for byte in &hasher.finalize()[..16] {
-        let _ = write!(text, "{byte:02x}"); // writing to a String cannot fail
-    }
-    text
+    let digit = |nibble: u8| char::from_digit(nibble.into(), 16).unwrap_or('0');
+    hasher.finalize()[..16].iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod failure;
 pub mod flight;
+mod planned;
 
 use std::{
     collections::BTreeMap,
@@ -14,6 +15,8 @@ use moka::sync::Cache;
 pub use failure::EnsureError;
 use failure::Memory;
 use flight::{Flights, Role};
+pub use planned::Planned;
+use planned::PlannedCache;
 
 use crate::{
     metrics::Metrics,
@@ -41,6 +44,7 @@ pub struct Renditions {
     deadline: Duration,
     metrics: Arc<Metrics>,
     known: Cache<SourceRef, Arc<SourceRecord>>,
+    planned: PlannedCache,
     probes: Flights<(SourceRef, SourceVersion), Result<Arc<SourceRecord>, EnsureError>>,
     renders: Flights<RenditionKey, Result<StoredRendition, EnsureError>>,
     memory: Memory,
@@ -84,15 +88,11 @@ pub enum How {
     Joined,
 }
 
-/// A request solved as far as it can be without rendering: for `explain`.
+/// A request solved as far as it can be without rendering.
 #[derive(Clone, Debug)]
 pub struct Resolved {
-    /// The version that the plan is for.
-    pub version: SourceVersion,
-    /// The plan.
-    pub plan: Plan,
-    /// The rendition's key.
-    pub key: RenditionKey,
+    /// Plan and key.
+    pub planned: Arc<Planned>,
     /// The rendition, if it is stored.
     pub stored: Option<StoredRendition>,
     /// Whether the source image's file is still there.
@@ -112,6 +112,7 @@ impl Renditions {
             deadline,
             metrics,
             known: Cache::new(KNOWN_SOURCES),
+            planned: PlannedCache::default(),
             probes: Flights::default(),
             renders: Flights::default(),
             memory: Memory::default(),
@@ -139,15 +140,15 @@ impl Renditions {
         if !resolved.source_is_there {
             return Err(EnsureError::SourceGone("no rendition of its last version is stored"));
         }
-        let Resolved { version, plan, key, .. } = resolved;
-        if let Some(error) = self.memory.recall(&key.path()) {
+        let planned = resolved.planned;
+        if let Some(error) = self.memory.recall(planned.key.path()) {
             return Err(error);
         }
         let render = || {
-            let (this, location, key) = (self.clone(), image.location.clone(), key.clone());
-            async move { this.make(&location, &version, &plan, &key).await }
+            let (this, location, planned) = (self.clone(), image.location.clone(), planned.clone());
+            async move { this.make(&location, &planned).await }
         };
-        match self.renders.join(&key, render).await {
+        match self.renders.join(&planned.key, render).await {
             Ok((result, role)) => {
                 let how = if role == Role::Leader { How::Rendered } else { How::Joined };
                 Ok(Ensured { stored: result?, how })
@@ -162,20 +163,41 @@ impl Renditions {
     /// When the source image is unknown or unreadable, or there is no plan.
     pub async fn resolve(self: &Arc<Self>, image: &SourceImage, spec: &FilterSpec) -> Result<Resolved, EnsureError> {
         let location = &image.location;
-        let (record, source_is_there) = match self.source(location)?.stat(&location.path).await {
-            Ok(stat) => (self.facts(location, version(stat, image)).await?, true),
+        let (version, source_is_there) = match self.source(location)?.stat(&location.path).await {
+            Ok(stat) => (version(stat, image), true),
             // As Wagtail: an image whose file is gone keeps the renditions it has.
             Err(SourceError::Gone(why)) => match self.last_record(location).await? {
-                Some(record) => (record, false),
+                Some(record) => (record.version.clone(), false),
                 None => return Err(EnsureError::SourceGone(why)),
             },
             Err(error) => return Err(error.into()),
         };
+        let planned = match self.planned.find(location, &version, spec, image.focal_point) {
+            Some(planned) => planned,
+            None => self.plan(image, version, spec, source_is_there).await?,
+        };
+        let stored = self.store.find(&planned.key).await.map_err(|error| self.store_failed(error))?;
+        Ok(Resolved { planned, stored, source_is_there })
+    }
+
+    async fn plan(
+        self: &Arc<Self>,
+        image: &SourceImage,
+        version: SourceVersion,
+        spec: &FilterSpec,
+        source_is_there: bool,
+    ) -> Result<Arc<Planned>, EnsureError> {
+        let location = &image.location;
+        let record = match source_is_there {
+            true => self.facts(location, version).await?,
+            false => {
+                let gone = EnsureError::SourceGone("and nothing is known of its last version");
+                self.last_record(location).await?.ok_or(gone)?
+            }
+        };
         let plan = Plan::new(&record.facts, spec, image.focal_point, &self.defaults)?;
         self.limits.check_output(&plan)?;
-        let key = RenditionKey::new(location, &record.version, &plan.recipe(), plan.encoding.format());
-        let stored = self.store.find(&key).await.map_err(|error| self.store_failed(error))?;
-        Ok(Resolved { version: record.version.clone(), plan, key, stored, source_is_there })
+        Ok(self.planned.insert(Planned::new(location, &record.version, spec, image.focal_point, plan)))
     }
 
     fn source(&self, location: &SourceRef) -> Result<&Arc<dyn Source>, EnsureError> {
@@ -252,38 +274,27 @@ impl Renditions {
     }
 
     /// Renders and stores: the work of one flight.
-    async fn make(
-        &self,
-        location: &SourceRef,
-        version: &SourceVersion,
-        plan: &Plan,
-        key: &RenditionKey,
-    ) -> Result<StoredRendition, EnsureError> {
-        let result = self.try_make(location, version, plan, key).await;
+    async fn make(&self, location: &SourceRef, planned: &Planned) -> Result<StoredRendition, EnsureError> {
+        let result = self.try_make(location, planned).await;
         let outcome = match &result {
             Ok(_) => "rendered",
             Err(error) => {
-                self.memory.note(&key.path(), error);
+                self.memory.note(planned.key.path(), error);
                 "failed"
             }
         };
-        self.metrics.render(outcome, plan.encoding.format().name());
+        self.metrics.render(outcome, planned.key.format().name());
         result
     }
 
-    async fn try_make(
-        &self,
-        location: &SourceRef,
-        version: &SourceVersion,
-        plan: &Plan,
-        key: &RenditionKey,
-    ) -> Result<StoredRendition, EnsureError> {
+    async fn try_make(&self, location: &SourceRef, planned: &Planned) -> Result<StoredRendition, EnsureError> {
+        let Planned { plan, key, .. } = planned;
         let deadline = Instant::now() + self.deadline;
         // Another process may share the store and have been quicker.
         if let Some(stored) = self.store.find(key).await.map_err(|error| self.store_failed(error))? {
             return Ok(stored);
         }
-        let open = self.open(location, version).await?;
+        let open = self.open(location, planned.version()).await?;
         let draft = self.store.draft(key).await.map_err(|error| self.store_failed(error))?;
         let rendered =
             self.pool.render(&open.file, plan, draft.file(), open.stat.bytes, Lane::of(plan), deadline).await;

@@ -13,7 +13,7 @@ pub use operation::{Closeness, Operation, OutputFormat, Quality, Rgb};
 pub use parse::{MAX_BYTES, MAX_OPERATIONS, Problem, SpecError};
 
 /// A parsed filter spec: at least one operation, in the order written.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub struct FilterSpec {
     operations: Vec<Operation>,
 }

@@ -42,6 +42,24 @@ pub enum Operation {
     PreserveSvg,
 }
 
+impl std::hash::Hash for Operation {
+    /// By hand, for doubles have no `Hash`; agrees with `PartialEq`.
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        std::mem::discriminant(self).hash(state);
+        match *self {
+            Self::Original | Self::PreserveSvg => {}
+            Self::Width(length) | Self::Height(length) => length.hash(state),
+            Self::Max(width, height) | Self::Min(width, height) => (width, height).hash(state),
+            // Finite and never negative, so equal numbers have equal bits.
+            Self::Scale(percent) => percent.to_bits().hash(state),
+            Self::Fill { width, height, closeness } => (width, height, closeness.percent()).hash(state),
+            Self::Format(output) => (output.format, output.lossless).hash(state),
+            Self::JpegQuality(quality) | Self::WebpQuality(quality) | Self::AvifQuality(quality) => quality.hash(state),
+            Self::BackgroundColor(color) => color.hash(state),
+        }
+    }
+}
+
 /// Percentage, 0 to 100, between the largest crop and the one that shows the focal point alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Closeness(u8);

@@ -65,9 +65,9 @@ impl Inner {
     /// Hot path: one `stat`. An empty file, which no encoder makes, and anything that is no file count as absent and are
     /// replaced by the next render.
     fn find(&self, key: &RenditionKey) -> io::Result<Option<StoredRendition>> {
-        let path = key.path();
-        match std::fs::symlink_metadata(self.root.join(&path)) {
+        match std::fs::symlink_metadata(self.root.join(key.path())) {
             Ok(metadata) if metadata.is_file() && metadata.size() > 0 => {
+                let path = key.path().to_owned();
                 Ok(Some(StoredRendition { path, format: key.format(), bytes: metadata.size() }))
             }
             Ok(_) => Ok(None),
@@ -138,7 +138,7 @@ impl Inner {
             .map_err(|e| failed("set a file's time")(e.into()))?;
         file.sync_all().map_err(failed("fsync"))?;
         let directory = self.make_dir(&draft.key.source().directory()).map_err(failed("make a folder"))?;
-        let path = draft.key.path();
+        let path = draft.key.path().to_owned();
         let name = path.rsplit('/').next().unwrap_or(&path);
         draft.temporary.rename(directory.as_fd(), name).map_err(failed("rename"))?;
         Ok(StoredRendition { path, format: draft.key.format(), bytes })
