@@ -53,7 +53,7 @@ pub struct Plan {
 #[serde(rename_all = "lowercase", tag = "format")]
 #[allow(missing_docs)] // named after the format; fields after the encoder's settings
 pub enum Encoding {
-    Jpeg { quality: Quality, progressive: bool },
+    Jpeg { quality: Quality, progressive: bool, rgb: bool },
     Png,
     Gif,
     Webp { quality: Quality },
@@ -136,8 +136,9 @@ impl Plan {
         let PixelRect { left, top, right, bottom } = self.crop;
         let Size { width, height } = self.output_size;
         let encoding = match self.encoding {
-            Encoding::Jpeg { quality, progressive } => {
-                format!("jpeg q{}{}", quality.get(), if progressive { " progressive" } else { "" })
+            Encoding::Jpeg { quality, progressive, rgb } => {
+                let progressive = if progressive { " progressive" } else { "" };
+                format!("jpeg q{}{progressive}{}", quality.get(), if rgb { " rgb" } else { "" })
             }
             Encoding::Png => "png".into(),
             Encoding::Gif => "gif".into(),
@@ -406,6 +407,8 @@ fn encoding(facts: &SourceFacts, spec: &FilterSpec, defaults: &Defaults) -> Resu
             })
             .unwrap_or(defaults.jpeg_quality),
             progressive: defaults.jpeg_progressive,
+            // A JPEG pixel of four bytes is four inks.
+            rgb: facts.format == ImageFormat::Jpeg && facts.bytes_per_pixel == 4,
         },
         ImageFormat::Png => Encoding::Png,
         ImageFormat::Gif => Encoding::Gif,

@@ -483,7 +483,11 @@ fn lanes_follow_the_cost() {
         crop: PixelRect::whole(facts.stored_size),
         output_size: Size::new(width, width * 3 / 4),
         background: None,
-        encoding: sendimage::render::plan::Encoding::Jpeg { quality: Quality::new(76).unwrap(), progressive: false },
+        encoding: sendimage::render::plan::Encoding::Jpeg {
+            quality: Quality::new(76).unwrap(),
+            progressive: false,
+            rgb: false,
+        },
     };
     assert_eq!(Lane::of(&plan(400, 4)), Lane::Cheap);
     assert_eq!(Lane::of(&plan(4_000, 1)), Lane::Costly);

@@ -65,7 +65,7 @@ pub fn decode(source: &[u8], plan: &Plan) -> Result<Picture, RenderError> {
 /// Encodes a picture. Nothing of the source but its pixels and profile is in the result.
 pub fn encode(picture: Picture, encoding: Encoding) -> Result<Vec<u8>, RenderError> {
     match encoding {
-        Encoding::Jpeg { quality, progressive } => jpeg::encode(picture, quality, progressive),
+        Encoding::Jpeg { quality, progressive, rgb } => jpeg::encode(picture, quality, progressive, rgb),
         Encoding::Png => png::encode(picture),
         Encoding::Gif => gif::encode(picture),
         Encoding::Webp { quality } => webp::encode(picture, webp::Mode::Lossy(quality)),
