@@ -56,6 +56,7 @@ pub enum Encoding {
     Jpeg { quality: Quality, progressive: bool, rgb: bool },
     Png,
     Gif,
+    Ico,
     Webp { quality: Quality },
     WebpLossless,
 }
@@ -67,22 +68,24 @@ impl Encoding {
             Self::Jpeg { .. } => ImageFormat::Jpeg,
             Self::Png => ImageFormat::Png,
             Self::Gif => ImageFormat::Gif,
+            Self::Ico => ImageFormat::Ico,
             Self::Webp { .. } | Self::WebpLossless => ImageFormat::Webp,
         }
     }
 
     /// Whether pixels come back as they went in.
     pub fn is_lossless(self) -> bool {
-        matches!(self, Self::Png | Self::WebpLossless)
+        matches!(self, Self::Png | Self::Ico | Self::WebpLossless)
     }
 
-    /// The longest side that the format's header can express: JPEG and GIF have 16 bits, WebP 14, PNG 31.
+    /// The longest side that the format's header can express: JPEG and GIF have 16 bits, WebP 14, PNG 31. An icon's entries
+    /// end at 256, so a larger rendition is shrunk into them, as Pillow does.
     pub fn max_side(self) -> u32 {
         match self {
             Self::Jpeg { .. } => 65_500, // libjpeg's own bound, JPEG_MAX_DIMENSION
             Self::Gif => 65_535,
             Self::Webp { .. } | Self::WebpLossless => 16_383,
-            Self::Png => i32::MAX as u32,
+            Self::Png | Self::Ico => i32::MAX as u32,
         }
     }
 }
@@ -142,6 +145,7 @@ impl Plan {
             }
             Encoding::Png => "png".into(),
             Encoding::Gif => "gif".into(),
+            Encoding::Ico => "ico".into(),
             Encoding::Webp { quality } => format!("webp q{}", quality.get()),
             Encoding::WebpLossless => "webp lossless".into(),
         };
@@ -181,8 +185,8 @@ impl Plan {
         const WIDEST: u64 = 4;
         let finish = output * (pixel + WIDEST);
         let encode = output * (pixel.max(WIDEST) + self.encoder_bytes_per_pixel());
-        // A JPEG without its end marker is mended in a copy.
-        let copies = if self.source.format == ImageFormat::Jpeg { 2 } else { 1 };
+        // A JPEG without its end marker is mended in a copy; an icon's BMP entry becomes a file of its own.
+        let copies = if matches!(self.source.format, ImageFormat::Jpeg | ImageFormat::Ico) { 2 } else { 1 };
         FIXED + source_bytes * copies + decode.max(resample).max(finish).max(encode)
     }
 
@@ -200,13 +204,12 @@ impl Plan {
             // An alpha plane; a lossless file is decoded to 32 bits first.
             ImageFormat::Webp => 5,
             // Palette indices; the gray picture that a bilevel one is decoded to.
-            ImageFormat::Gif | ImageFormat::Png => 1,
+            ImageFormat::Gif | ImageFormat::Png | ImageFormat::Ico => 1,
             ImageFormat::Jpeg
             | ImageFormat::Bmp
             | ImageFormat::Avif
             | ImageFormat::Heic
             | ImageFormat::Tiff
-            | ImageFormat::Ico
             | ImageFormat::Svg => 0,
         }
     }
@@ -217,6 +220,8 @@ impl Plan {
             // Coefficients, kept until the Huffman codes are known.
             Encoding::Jpeg { .. } => 8,
             Encoding::Png => 12,
+            // A copy for each entry in turn, which is resized to 256 pixels at most.
+            Encoding::Ico => 12,
             // The quantiser works on three floats a pixel.
             Encoding::Gif => 28,
             // Planes of 4:2:0 and alpha, tokens.
@@ -393,10 +398,13 @@ fn encoding(facts: &SourceFacts, spec: &FilterSpec, defaults: &Defaults) -> Resu
     });
     match facts.format {
         ImageFormat::Svg => return Err(PlanError::Svg),
-        ImageFormat::Avif | ImageFormat::Heic | ImageFormat::Tiff | ImageFormat::Ico => {
-            return Err(PlanError::NoDecoder(facts.format));
-        }
-        ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::Gif | ImageFormat::Webp | ImageFormat::Bmp => {}
+        ImageFormat::Avif | ImageFormat::Heic | ImageFormat::Tiff => return Err(PlanError::NoDecoder(facts.format)),
+        ImageFormat::Jpeg
+        | ImageFormat::Png
+        | ImageFormat::Gif
+        | ImageFormat::Webp
+        | ImageFormat::Bmp
+        | ImageFormat::Ico => {}
     }
     let output = asked.unwrap_or(OutputFormat { format: converted(facts.format), lossless: false });
     Ok(match output.format {
@@ -412,6 +420,7 @@ fn encoding(facts: &SourceFacts, spec: &FilterSpec, defaults: &Defaults) -> Resu
         },
         ImageFormat::Png => Encoding::Png,
         ImageFormat::Gif => Encoding::Gif,
+        ImageFormat::Ico => Encoding::Ico,
         ImageFormat::Webp if output.lossless => Encoding::WebpLossless,
         ImageFormat::Webp => Encoding::Webp {
             quality: last(spec, |operation| match operation {

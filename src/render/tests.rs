@@ -234,9 +234,18 @@ fn errors_cross_the_process_border() {
 /// One good file of each format.
 fn good_files() -> Vec<Vec<u8>> {
     let vectors = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/images");
-    ["anim.gif", "anim.png", "anim.webp", "alpha.webp", "photo.bmp", "palette_trns.png", "exif_6.jpg", "cmyk.jpg"]
-        .map(|name| std::fs::read(vectors.join(name)).unwrap())
-        .to_vec()
+    const NAMES: [&str; 9] = [
+        "anim.gif",
+        "anim.png",
+        "anim.webp",
+        "alpha.webp",
+        "photo.bmp",
+        "palette_trns.png",
+        "exif_6.jpg",
+        "cmyk.jpg",
+        "icon.ico",
+    ];
+    NAMES.map(|name| std::fs::read(vectors.join(name)).unwrap()).to_vec()
 }
 
 proptest! {
@@ -244,7 +253,7 @@ proptest! {
 
     #[test]
     fn damaged_files_never_panic(
-        which in 0_usize..8,
+        which in 0_usize..9,
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 0..12),
         end in any::<prop::sample::Index>(),
         cut in prop::bool::weighted(0.3),

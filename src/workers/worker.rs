@@ -109,6 +109,7 @@ fn warm_up() {
         quality().map(|quality| Encoding::Webp { quality }),
         Some(Encoding::Png),
         Some(Encoding::Gif),
+        Some(Encoding::Ico),
         Some(Encoding::WebpLossless),
     ];
     let attempt = |source: &[u8], encoding: Encoding| {

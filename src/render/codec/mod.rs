@@ -15,6 +15,8 @@ mod bmp;
 #[forbid(unsafe_code)]
 mod gif;
 #[forbid(unsafe_code)]
+mod ico;
+#[forbid(unsafe_code)]
 mod jpeg;
 #[forbid(unsafe_code)]
 mod jpeg_header;
@@ -35,7 +37,8 @@ pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
         ImageFormat::Webp => webp::probe(source),
         ImageFormat::Gif => gif::probe(source),
         ImageFormat::Bmp => bmp::probe(source),
-        format @ (ImageFormat::Avif | ImageFormat::Heic | ImageFormat::Tiff | ImageFormat::Ico | ImageFormat::Svg) => {
+        ImageFormat::Ico => ico::probe(source),
+        format @ (ImageFormat::Avif | ImageFormat::Heic | ImageFormat::Tiff | ImageFormat::Svg) => {
             Err(no_decoder(format))
         }
     }
@@ -55,9 +58,8 @@ pub fn decode(source: &[u8], plan: &Plan) -> Result<Picture, RenderError> {
         ImageFormat::Webp => webp::decode(source, stored_size)?,
         ImageFormat::Gif => gif::decode(source, stored_size)?,
         ImageFormat::Bmp => bmp::decode(source, stored_size)?,
-        ImageFormat::Avif | ImageFormat::Heic | ImageFormat::Tiff | ImageFormat::Ico | ImageFormat::Svg => {
-            return Err(no_decoder(format));
-        }
+        ImageFormat::Ico => ico::decode(source, stored_size)?,
+        ImageFormat::Avif | ImageFormat::Heic | ImageFormat::Tiff | ImageFormat::Svg => return Err(no_decoder(format)),
     };
     if picture.size == plan.decoded_size() { Ok(picture) } else { Err(RenderError::Changed) }
 }
@@ -68,6 +70,7 @@ pub fn encode(picture: Picture, encoding: Encoding) -> Result<Vec<u8>, RenderErr
         Encoding::Jpeg { quality, progressive, rgb } => jpeg::encode(picture, quality, progressive, rgb),
         Encoding::Png => png::encode(picture),
         Encoding::Gif => gif::encode(picture),
+        Encoding::Ico => ico::encode(picture),
         Encoding::Webp { quality } => webp::encode(picture, webp::Mode::Lossy(quality)),
         Encoding::WebpLossless => webp::encode(picture, webp::Mode::Lossless),
     }
