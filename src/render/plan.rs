@@ -205,12 +205,9 @@ impl Plan {
             ImageFormat::Webp => 5,
             // Palette indices; the gray picture that a bilevel one is decoded to.
             ImageFormat::Gif | ImageFormat::Png | ImageFormat::Ico => 1,
-            ImageFormat::Jpeg
-            | ImageFormat::Bmp
-            | ImageFormat::Avif
-            | ImageFormat::Heic
-            | ImageFormat::Tiff
-            | ImageFormat::Svg => 0,
+            // The samples as stored and a copy of them, each up to 16 bits wide.
+            ImageFormat::Tiff => 12,
+            ImageFormat::Jpeg | ImageFormat::Bmp | ImageFormat::Avif | ImageFormat::Heic | ImageFormat::Svg => 0,
         }
     }
 
@@ -398,12 +395,13 @@ fn encoding(facts: &SourceFacts, spec: &FilterSpec, defaults: &Defaults) -> Resu
     });
     match facts.format {
         ImageFormat::Svg => return Err(PlanError::Svg),
-        ImageFormat::Avif | ImageFormat::Heic | ImageFormat::Tiff => return Err(PlanError::NoDecoder(facts.format)),
+        ImageFormat::Avif | ImageFormat::Heic => return Err(PlanError::NoDecoder(facts.format)),
         ImageFormat::Jpeg
         | ImageFormat::Png
         | ImageFormat::Gif
         | ImageFormat::Webp
         | ImageFormat::Bmp
+        | ImageFormat::Tiff
         | ImageFormat::Ico => {}
     }
     let output = asked.unwrap_or(OutputFormat { format: converted(facts.format), lossless: false });
@@ -433,10 +431,11 @@ fn encoding(facts: &SourceFacts, spec: &FilterSpec, defaults: &Defaults) -> Resu
     })
 }
 
-/// Wagtail 8's conversions for a spec without `format-`: BMP and still GIF become PNG, HEIC becomes JPEG.
+/// Wagtail 8's conversions for a spec without `format-`: BMP and still GIF become PNG, HEIC becomes JPEG. TIFF, on which
+/// Wagtail fails, becomes PNG: no browser shows it, and PNG keeps its alpha and every pixel.
 fn converted(format: ImageFormat) -> ImageFormat {
     match format {
-        ImageFormat::Bmp | ImageFormat::Gif => ImageFormat::Png,
+        ImageFormat::Bmp | ImageFormat::Gif | ImageFormat::Tiff => ImageFormat::Png,
         ImageFormat::Heic => ImageFormat::Jpeg,
         other => other,
     }

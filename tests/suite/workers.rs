@@ -115,6 +115,8 @@ async fn every_format_is_read_and_written_inside_the_sandbox() {
         ("icon.ico", "original|format-png"),
         ("icon.ico", "original"),
         ("rgba.png", "width-180|format-ico"),
+        ("photo.tiff", "original"),
+        ("photo.tiff", "width-50|format-jpeg"),
         ("cmyk.jpg", "original"),
     ] {
         let (source, length, plan) = plan(&pool, name, spec).await;

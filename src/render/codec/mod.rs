@@ -24,6 +24,8 @@ mod jpeg_header;
 mod palette;
 #[forbid(unsafe_code)]
 mod png;
+#[forbid(unsafe_code)]
+mod tiff;
 mod webp;
 
 /// Longest ICC profile that is carried along. The largest in use, for print, have about 2 MiB.
@@ -37,10 +39,9 @@ pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
         ImageFormat::Webp => webp::probe(source),
         ImageFormat::Gif => gif::probe(source),
         ImageFormat::Bmp => bmp::probe(source),
+        ImageFormat::Tiff => tiff::probe(source),
         ImageFormat::Ico => ico::probe(source),
-        format @ (ImageFormat::Avif | ImageFormat::Heic | ImageFormat::Tiff | ImageFormat::Svg) => {
-            Err(no_decoder(format))
-        }
+        format @ (ImageFormat::Avif | ImageFormat::Heic | ImageFormat::Svg) => Err(no_decoder(format)),
     }
 }
 
@@ -58,8 +59,9 @@ pub fn decode(source: &[u8], plan: &Plan) -> Result<Picture, RenderError> {
         ImageFormat::Webp => webp::decode(source, stored_size)?,
         ImageFormat::Gif => gif::decode(source, stored_size)?,
         ImageFormat::Bmp => bmp::decode(source, stored_size)?,
+        ImageFormat::Tiff => tiff::decode(source, stored_size)?,
         ImageFormat::Ico => ico::decode(source, stored_size)?,
-        ImageFormat::Avif | ImageFormat::Heic | ImageFormat::Tiff | ImageFormat::Svg => return Err(no_decoder(format)),
+        ImageFormat::Avif | ImageFormat::Heic | ImageFormat::Svg => return Err(no_decoder(format)),
     };
     if picture.size == plan.decoded_size() { Ok(picture) } else { Err(RenderError::Changed) }
 }
