@@ -161,6 +161,7 @@ fn with_format_of(spec: FilterSpec, output: &Path) -> Result<FilterSpec, anyhow:
         "webp" => ImageFormat::Webp,
         "gif" => ImageFormat::Gif,
         "avif" => ImageFormat::Avif,
+        "ico" => ImageFormat::Ico,
         _ => return Ok(spec),
     };
     Ok(FilterSpec::parse(&format!("{}|format-{}", spec.canonical(), format.name()))?)

@@ -53,9 +53,10 @@ pub struct Plan {
 #[serde(rename_all = "lowercase", tag = "format")]
 #[allow(missing_docs)] // named after the format; fields after the encoder's settings
 pub enum Encoding {
-    Jpeg { quality: Quality, progressive: bool },
+    Jpeg { quality: Quality, progressive: bool, rgb: bool },
     Png,
     Gif,
+    Ico,
     Webp { quality: Quality },
     WebpLossless,
 }
@@ -67,22 +68,24 @@ impl Encoding {
             Self::Jpeg { .. } => ImageFormat::Jpeg,
             Self::Png => ImageFormat::Png,
             Self::Gif => ImageFormat::Gif,
+            Self::Ico => ImageFormat::Ico,
             Self::Webp { .. } | Self::WebpLossless => ImageFormat::Webp,
         }
     }
 
     /// Whether pixels come back as they went in.
     pub fn is_lossless(self) -> bool {
-        matches!(self, Self::Png | Self::WebpLossless)
+        matches!(self, Self::Png | Self::Ico | Self::WebpLossless)
     }
 
-    /// The longest side that the format's header can express: JPEG and GIF have 16 bits, WebP 14, PNG 31.
+    /// The longest side that the format's header can express: JPEG and GIF have 16 bits, WebP 14, PNG 31. An icon's entries
+    /// end at 256, so a larger rendition is shrunk into them, as Pillow does.
     pub fn max_side(self) -> u32 {
         match self {
             Self::Jpeg { .. } => 65_500, // libjpeg's own bound, JPEG_MAX_DIMENSION
             Self::Gif => 65_535,
             Self::Webp { .. } | Self::WebpLossless => 16_383,
-            Self::Png => i32::MAX as u32,
+            Self::Png | Self::Ico => i32::MAX as u32,
         }
     }
 }
@@ -136,11 +139,13 @@ impl Plan {
         let PixelRect { left, top, right, bottom } = self.crop;
         let Size { width, height } = self.output_size;
         let encoding = match self.encoding {
-            Encoding::Jpeg { quality, progressive } => {
-                format!("jpeg q{}{}", quality.get(), if progressive { " progressive" } else { "" })
+            Encoding::Jpeg { quality, progressive, rgb } => {
+                let progressive = if progressive { " progressive" } else { "" };
+                format!("jpeg q{}{progressive}{}", quality.get(), if rgb { " rgb" } else { "" })
             }
             Encoding::Png => "png".into(),
             Encoding::Gif => "gif".into(),
+            Encoding::Ico => "ico".into(),
             Encoding::Webp { quality } => format!("webp q{}", quality.get()),
             Encoding::WebpLossless => "webp lossless".into(),
         };
@@ -180,8 +185,8 @@ impl Plan {
         const WIDEST: u64 = 4;
         let finish = output * (pixel + WIDEST);
         let encode = output * (pixel.max(WIDEST) + self.encoder_bytes_per_pixel());
-        // A JPEG without its end marker is mended in a copy.
-        let copies = if self.source.format == ImageFormat::Jpeg { 2 } else { 1 };
+        // A JPEG without its end marker is mended in a copy; an icon's BMP entry becomes a file of its own.
+        let copies = if matches!(self.source.format, ImageFormat::Jpeg | ImageFormat::Ico) { 2 } else { 1 };
         FIXED + source_bytes * copies + decode.max(resample).max(finish).max(encode)
     }
 
@@ -199,14 +204,10 @@ impl Plan {
             // An alpha plane; a lossless file is decoded to 32 bits first.
             ImageFormat::Webp => 5,
             // Palette indices; the gray picture that a bilevel one is decoded to.
-            ImageFormat::Gif | ImageFormat::Png => 1,
-            ImageFormat::Jpeg
-            | ImageFormat::Bmp
-            | ImageFormat::Avif
-            | ImageFormat::Heic
-            | ImageFormat::Tiff
-            | ImageFormat::Ico
-            | ImageFormat::Svg => 0,
+            ImageFormat::Gif | ImageFormat::Png | ImageFormat::Ico => 1,
+            // The samples as stored and a copy of them, each up to 16 bits wide.
+            ImageFormat::Tiff => 12,
+            ImageFormat::Jpeg | ImageFormat::Bmp | ImageFormat::Avif | ImageFormat::Heic | ImageFormat::Svg => 0,
         }
     }
 
@@ -216,6 +217,8 @@ impl Plan {
             // Coefficients, kept until the Huffman codes are known.
             Encoding::Jpeg { .. } => 8,
             Encoding::Png => 12,
+            // A copy for each entry in turn, which is resized to 256 pixels at most.
+            Encoding::Ico => 12,
             // The quantiser works on three floats a pixel.
             Encoding::Gif => 28,
             // Planes of 4:2:0 and alpha, tokens.
@@ -392,10 +395,14 @@ fn encoding(facts: &SourceFacts, spec: &FilterSpec, defaults: &Defaults) -> Resu
     });
     match facts.format {
         ImageFormat::Svg => return Err(PlanError::Svg),
-        ImageFormat::Avif | ImageFormat::Heic | ImageFormat::Tiff | ImageFormat::Ico => {
-            return Err(PlanError::NoDecoder(facts.format));
-        }
-        ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::Gif | ImageFormat::Webp | ImageFormat::Bmp => {}
+        ImageFormat::Avif | ImageFormat::Heic => return Err(PlanError::NoDecoder(facts.format)),
+        ImageFormat::Jpeg
+        | ImageFormat::Png
+        | ImageFormat::Gif
+        | ImageFormat::Webp
+        | ImageFormat::Bmp
+        | ImageFormat::Tiff
+        | ImageFormat::Ico => {}
     }
     let output = asked.unwrap_or(OutputFormat { format: converted(facts.format), lossless: false });
     Ok(match output.format {
@@ -406,9 +413,12 @@ fn encoding(facts: &SourceFacts, spec: &FilterSpec, defaults: &Defaults) -> Resu
             })
             .unwrap_or(defaults.jpeg_quality),
             progressive: defaults.jpeg_progressive,
+            // A JPEG pixel of four bytes is four inks.
+            rgb: facts.format == ImageFormat::Jpeg && facts.bytes_per_pixel == 4,
         },
         ImageFormat::Png => Encoding::Png,
         ImageFormat::Gif => Encoding::Gif,
+        ImageFormat::Ico => Encoding::Ico,
         ImageFormat::Webp if output.lossless => Encoding::WebpLossless,
         ImageFormat::Webp => Encoding::Webp {
             quality: last(spec, |operation| match operation {
@@ -421,10 +431,11 @@ fn encoding(facts: &SourceFacts, spec: &FilterSpec, defaults: &Defaults) -> Resu
     })
 }
 
-/// Wagtail 8's conversions for a spec without `format-`: BMP and still GIF become PNG, HEIC becomes JPEG.
+/// Wagtail 8's conversions for a spec without `format-`: BMP and still GIF become PNG, HEIC becomes JPEG. TIFF, on which
+/// Wagtail fails, becomes PNG: no browser shows it, and PNG keeps its alpha and every pixel.
 fn converted(format: ImageFormat) -> ImageFormat {
     match format {
-        ImageFormat::Bmp | ImageFormat::Gif => ImageFormat::Png,
+        ImageFormat::Bmp | ImageFormat::Gif | ImageFormat::Tiff => ImageFormat::Png,
         ImageFormat::Heic => ImageFormat::Jpeg,
         other => other,
     }

@@ -80,7 +80,7 @@ fn lossless_webp_brings_visible_pixels_back() {
 fn lossy_formats_come_close() {
     for layout in LAYOUTS {
         for encoding in [
-            Encoding::Jpeg { quality: quality(), progressive: true },
+            Encoding::Jpeg { quality: quality(), progressive: true, rgb: false },
             Encoding::Webp { quality: quality() },
             Encoding::Gif,
         ] {
@@ -104,7 +104,7 @@ fn profiles_go_along() {
         Encoding::Png,
         Encoding::WebpLossless,
         Encoding::Webp { quality: quality() },
-        Encoding::Jpeg { quality: quality(), progressive: false },
+        Encoding::Jpeg { quality: quality(), progressive: false, rgb: false },
     ] {
         let back = decoded(&codec::encode(made.clone(), encoding).unwrap());
         assert!(back.profile.as_deref() == Some(&profile[..]), "{encoding:?}");
@@ -126,7 +126,7 @@ fn an_oversized_profile_is_left_behind() {
 
 #[test]
 fn a_scan_bomb_is_refused() {
-    let encoding = Encoding::Jpeg { quality: quality(), progressive: true };
+    let encoding = Encoding::Jpeg { quality: quality(), progressive: true, rgb: false };
     let jpeg = codec::encode(picture(Size::new(64, 64), Layout::Rgb8), encoding).unwrap();
     let last_scan = jpeg.windows(2).rposition(|marker| marker == [0xFF, 0xDA]).unwrap();
     let end = jpeg.len() - 2;
@@ -142,7 +142,7 @@ fn a_scan_bomb_is_refused() {
 #[test]
 fn only_the_end_marker_may_be_missing() {
     for progressive in [false, true] {
-        let encoding = Encoding::Jpeg { quality: quality(), progressive };
+        let encoding = Encoding::Jpeg { quality: quality(), progressive, rgb: false };
         let jpeg = codec::encode(picture(Size::new(200, 150), Layout::Rgb8), encoding).unwrap();
         let plan = plan_for(&jpeg, "width-50").unwrap();
         assert!(render(&jpeg[..jpeg.len() - 2], &plan).is_ok());
@@ -155,7 +155,7 @@ fn only_the_end_marker_may_be_missing() {
 
 #[test]
 fn trailing_bytes_do_no_harm_and_are_not_carried_over() {
-    let encoding = Encoding::Jpeg { quality: quality(), progressive: false };
+    let encoding = Encoding::Jpeg { quality: quality(), progressive: false, rgb: false };
     let mut jpeg = codec::encode(picture(Size::new(64, 48), Layout::Rgb8), encoding).unwrap();
     jpeg.extend_from_slice(b"PK\x03\x04<script>alert(1)</script>");
     let plan = plan_for(&jpeg, "original").unwrap();
@@ -194,7 +194,7 @@ fn transparent_colours_do_not_bleed() {
 
 #[test]
 fn a_reduced_decode_keeps_the_crop_in_place() {
-    let encoding = Encoding::Jpeg { quality: Quality::new(95).unwrap(), progressive: false };
+    let encoding = Encoding::Jpeg { quality: Quality::new(95).unwrap(), progressive: false, rgb: false };
     let jpeg = codec::encode(picture(Size::new(643, 481), Layout::Gray8), encoding).unwrap();
     for orientation in 1..=8 {
         let mut reduced = plan_for(&jpeg, "fill-75x50").unwrap();
@@ -234,9 +234,18 @@ fn errors_cross_the_process_border() {
 /// One good file of each format.
 fn good_files() -> Vec<Vec<u8>> {
     let vectors = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/images");
-    ["anim.gif", "anim.png", "anim.webp", "alpha.webp", "photo.bmp", "palette_trns.png", "exif_6.jpg", "cmyk.jpg"]
-        .map(|name| std::fs::read(vectors.join(name)).unwrap())
-        .to_vec()
+    const NAMES: [&str; 9] = [
+        "anim.gif",
+        "anim.png",
+        "anim.webp",
+        "alpha.webp",
+        "photo.bmp",
+        "palette_trns.png",
+        "exif_6.jpg",
+        "cmyk.jpg",
+        "icon.ico",
+    ];
+    NAMES.map(|name| std::fs::read(vectors.join(name)).unwrap()).to_vec()
 }
 
 proptest! {
@@ -244,7 +253,7 @@ proptest! {
 
     #[test]
     fn damaged_files_never_panic(
-        which in 0_usize..8,
+        which in 0_usize..9,
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 0..12),
         end in any::<prop::sample::Index>(),
         cut in prop::bool::weighted(0.3),

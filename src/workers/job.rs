@@ -179,7 +179,7 @@ impl Lane {
         let encoding = match plan.encoding {
             Encoding::Jpeg { progressive: false, .. } => 1,
             Encoding::Jpeg { progressive: true, .. } => 2,
-            Encoding::Png | Encoding::Gif => 4,
+            Encoding::Png | Encoding::Gif | Encoding::Ico => 4,
             Encoding::Webp { .. } => 6,
             Encoding::WebpLossless => 12,
         };

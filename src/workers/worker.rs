@@ -105,10 +105,11 @@ fn warm_up() {
         \xf8\x0f\x00\x05\x45\x02\x40\x5a\xb0\x12\xb7\x00\x00\x00\x00\x49\x45\x4e\x44\xae\x42\x60\x82";
     let quality = || Quality::new(80);
     let encodings = [
-        quality().map(|quality| Encoding::Jpeg { quality, progressive: false }),
+        quality().map(|quality| Encoding::Jpeg { quality, progressive: false, rgb: false }),
         quality().map(|quality| Encoding::Webp { quality }),
         Some(Encoding::Png),
         Some(Encoding::Gif),
+        Some(Encoding::Ico),
         Some(Encoding::WebpLossless),
     ];
     let attempt = |source: &[u8], encoding: Encoding| {

@@ -21,6 +21,11 @@ impl Pixels {
                 let image = image::load_from_memory_with_format(bytes, image::ImageFormat::Gif).unwrap().into_rgba8();
                 Self { width: image.width(), height: image.height(), rgba: image.into_raw() }
             }
+            Some(ImageFormat::Ico) => {
+                // All entries are equally deep, so that the crate picks the largest.
+                let image = image::load_from_memory_with_format(bytes, image::ImageFormat::Ico).unwrap().into_rgba8();
+                Self { width: image.width(), height: image.height(), rgba: image.into_raw() }
+            }
             other => panic!("{other:?} is nothing a rendition should be"),
         }
     }
@@ -92,6 +97,13 @@ pub fn jpeg_luma_row(jpeg: &[u8]) -> Vec<u64> {
     const FIRST_ROW_IN_ZIGZAG: [usize; 8] = [0, 1, 5, 6, 14, 15, 27, 28];
     let at = jpeg.windows(2).position(|marker| marker == [0xFF, 0xDB]).unwrap() + 5;
     FIRST_ROW_IN_ZIGZAG.iter().map(|&i| u64::from(jpeg[at + i])).collect()
+}
+
+/// The sizes of an icon's entries, from its directory.
+pub fn icon_sizes(icon: &[u8]) -> Vec<(u64, u64)> {
+    let count = usize::from(u16::from_le_bytes([icon[4], icon[5]]));
+    let side = |byte: u8| if byte == 0 { 256 } else { byte.into() };
+    icon[6..].as_chunks::<16>().0.iter().take(count).map(|entry| (side(entry[0]), side(entry[1]))).collect()
 }
 
 /// The ICC profile in a JPEG, PNG or WebP.

@@ -64,6 +64,15 @@ fn png(width: u32, height: u32) -> Vec<u8> {
     bytes
 }
 
+/// Sixteen bits a sample: what the decoder holds is widest then.
+fn tiff(width: u32, height: u32) -> Vec<u8> {
+    use image::{ExtendedColorType, ImageEncoder, codecs::tiff::TiffEncoder};
+    let deep: Vec<u8> = photo(width, height, 4).iter().flat_map(|&sample| [sample, sample]).collect();
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    TiffEncoder::new(&mut bytes).write_image(&deep, width, height, ExtendedColorType::Rgba16).unwrap();
+    bytes.into_inner()
+}
+
 fn status_kb(key: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with(key)).unwrap();
@@ -90,6 +99,7 @@ fn reservations_are_upper_bounds() {
     let baseline = jpeg(4000, 3000, false);
     let progressive = jpeg(4000, 3000, true);
     let rgba = png(4000, 3000);
+    let deep = tiff(2400, 1800);
     let webp = {
         let facts = render::probe(&baseline).unwrap();
         render::render(&baseline, &plan(&facts, "width-1600|format-webp")).unwrap().bytes
@@ -98,7 +108,8 @@ fn reservations_are_upper_bounds() {
     for (name, source, specs) in [
         ("12 MP JPEG", &baseline, &["fill-400x300", "width-1600|format-webp", "original"][..]),
         ("12 MP progressive JPEG", &progressive, &["fill-400x300", "original"]),
-        ("12 MP PNG, RGBA", &rgba, &["width-800", "original|format-jpeg", "original"]),
+        ("12 MP PNG, RGBA", &rgba, &["width-800", "original|format-jpeg", "original", "original|format-ico"]),
+        ("4 MP TIFF, 16-bit RGBA", &deep, &["width-200", "original"]),
         (
             "2 MP WebP",
             &webp,

@@ -106,6 +106,29 @@ async fn a_probe_and_a_render_go_through_a_worker() {
     assert!(metrics.expose().contains("sendimage_render_seconds_count{stage=\"encode\"} 1"));
 }
 
+/// A codec that makes a system call beyond the filter's list dies of it: here none does, in either direction.
+#[tokio::test]
+async fn every_format_is_read_and_written_inside_the_sandbox() {
+    let (pool, metrics) = pool(config(1)).await;
+    let worker = pool.worker_pids();
+    for (name, spec) in [
+        ("icon.ico", "original|format-png"),
+        ("icon.ico", "original"),
+        ("rgba.png", "width-180|format-ico"),
+        ("photo.tiff", "original"),
+        ("photo.tiff", "width-50|format-jpeg"),
+        ("cmyk.jpg", "original"),
+    ] {
+        let (source, length, plan) = plan(&pool, name, spec).await;
+        let mut output = tempfile::tempfile().unwrap();
+        pool.render(&source, &plan, &output, length, Lane::of(&plan), soon()).await.unwrap();
+        let mut bytes = Vec::new();
+        output.read_to_end(&mut bytes).unwrap();
+        assert_eq!(ImageFormat::detect(&bytes), Some(plan.encoding.format()), "{name} {spec}");
+    }
+    assert_eq!((pool.worker_pids(), died(&metrics, "SIGSYS")), (worker, 0));
+}
+
 #[tokio::test]
 async fn what_is_no_image_is_an_error_and_costs_no_worker() {
     let (pool, metrics) = pool(config(1)).await;
@@ -483,7 +506,11 @@ fn lanes_follow_the_cost() {
         crop: PixelRect::whole(facts.stored_size),
         output_size: Size::new(width, width * 3 / 4),
         background: None,
-        encoding: sendimage::render::plan::Encoding::Jpeg { quality: Quality::new(76).unwrap(), progressive: false },
+        encoding: sendimage::render::plan::Encoding::Jpeg {
+            quality: Quality::new(76).unwrap(),
+            progressive: false,
+            rgb: false,
+        },
     };
     assert_eq!(Lane::of(&plan(400, 4)), Lane::Cheap);
     assert_eq!(Lane::of(&plan(4_000, 1)), Lane::Costly);

@@ -15,6 +15,8 @@ mod bmp;
 #[forbid(unsafe_code)]
 mod gif;
 #[forbid(unsafe_code)]
+mod ico;
+#[forbid(unsafe_code)]
 mod jpeg;
 #[forbid(unsafe_code)]
 mod jpeg_header;
@@ -22,6 +24,8 @@ mod jpeg_header;
 mod palette;
 #[forbid(unsafe_code)]
 mod png;
+#[forbid(unsafe_code)]
+mod tiff;
 mod webp;
 
 /// Longest ICC profile that is carried along. The largest in use, for print, have about 2 MiB.
@@ -35,9 +39,9 @@ pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
         ImageFormat::Webp => webp::probe(source),
         ImageFormat::Gif => gif::probe(source),
         ImageFormat::Bmp => bmp::probe(source),
-        format @ (ImageFormat::Avif | ImageFormat::Heic | ImageFormat::Tiff | ImageFormat::Ico | ImageFormat::Svg) => {
-            Err(no_decoder(format))
-        }
+        ImageFormat::Tiff => tiff::probe(source),
+        ImageFormat::Ico => ico::probe(source),
+        format @ (ImageFormat::Avif | ImageFormat::Heic | ImageFormat::Svg) => Err(no_decoder(format)),
     }
 }
 
@@ -55,9 +59,9 @@ pub fn decode(source: &[u8], plan: &Plan) -> Result<Picture, RenderError> {
         ImageFormat::Webp => webp::decode(source, stored_size)?,
         ImageFormat::Gif => gif::decode(source, stored_size)?,
         ImageFormat::Bmp => bmp::decode(source, stored_size)?,
-        ImageFormat::Avif | ImageFormat::Heic | ImageFormat::Tiff | ImageFormat::Ico | ImageFormat::Svg => {
-            return Err(no_decoder(format));
-        }
+        ImageFormat::Tiff => tiff::decode(source, stored_size)?,
+        ImageFormat::Ico => ico::decode(source, stored_size)?,
+        ImageFormat::Avif | ImageFormat::Heic | ImageFormat::Svg => return Err(no_decoder(format)),
     };
     if picture.size == plan.decoded_size() { Ok(picture) } else { Err(RenderError::Changed) }
 }
@@ -65,9 +69,10 @@ pub fn decode(source: &[u8], plan: &Plan) -> Result<Picture, RenderError> {
 /// Encodes a picture. Nothing of the source but its pixels and profile is in the result.
 pub fn encode(picture: Picture, encoding: Encoding) -> Result<Vec<u8>, RenderError> {
     match encoding {
-        Encoding::Jpeg { quality, progressive } => jpeg::encode(picture, quality, progressive),
+        Encoding::Jpeg { quality, progressive, rgb } => jpeg::encode(picture, quality, progressive, rgb),
         Encoding::Png => png::encode(picture),
         Encoding::Gif => gif::encode(picture),
+        Encoding::Ico => ico::encode(picture),
         Encoding::Webp { quality } => webp::encode(picture, webp::Mode::Lossy(quality)),
         Encoding::WebpLossless => webp::encode(picture, webp::Mode::Lossless),
     }
