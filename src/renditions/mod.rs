@@ -123,15 +123,26 @@ impl Renditions {
     /// # Errors
     /// See [`EnsureError`].
     pub async fn ensure(self: &Arc<Self>, image: &SourceImage, spec: &FilterSpec) -> Result<Ensured, EnsureError> {
-        match self.try_ensure(image, spec).await {
+        let deadline = self.deadline();
+        match self.try_ensure(image, spec, deadline).await {
             // The file was replaced between looking and opening; the second look finds the new version.
-            Err(EnsureError::SourceChanged) => self.try_ensure(image, spec).await,
+            Err(EnsureError::SourceChanged) => self.try_ensure(image, spec, deadline).await,
             result => result,
         }
     }
 
-    async fn try_ensure(self: &Arc<Self>, image: &SourceImage, spec: &FilterSpec) -> Result<Ensured, EnsureError> {
-        let resolved = self.resolve(image, spec).await?;
+    /// When a request that begins now must have its answer: one bound for probe, render and a second attempt together.
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.deadline
+    }
+
+    async fn try_ensure(
+        self: &Arc<Self>,
+        image: &SourceImage,
+        spec: &FilterSpec,
+        deadline: Instant,
+    ) -> Result<Ensured, EnsureError> {
+        let resolved = self.resolve_by(image, spec, deadline).await?;
         // Hot path: nearly every request ends here, after one stat of the source and one of the rendition.
         if let Some(stored) = resolved.stored {
             return Ok(Ensured { stored, how: How::Hit });
@@ -145,7 +156,7 @@ impl Renditions {
         }
         let render = || {
             let (this, location, key) = (self.clone(), image.location.clone(), key.clone());
-            async move { this.make(&location, &version, &plan, &key).await }
+            async move { this.make(&location, &version, &plan, &key, deadline).await }
         };
         match self.renders.join(&key, render).await {
             Ok((result, role)) => {
@@ -161,9 +172,18 @@ impl Renditions {
     /// # Errors
     /// When the source image is unknown or unreadable, or there is no plan.
     pub async fn resolve(self: &Arc<Self>, image: &SourceImage, spec: &FilterSpec) -> Result<Resolved, EnsureError> {
+        self.resolve_by(image, spec, self.deadline()).await
+    }
+
+    async fn resolve_by(
+        self: &Arc<Self>,
+        image: &SourceImage,
+        spec: &FilterSpec,
+        deadline: Instant,
+    ) -> Result<Resolved, EnsureError> {
         let location = &image.location;
         let (record, source_is_there) = match self.source(location)?.stat(&location.path).await {
-            Ok(stat) => (self.facts(location, version(stat, image)).await?, true),
+            Ok(stat) => (self.facts(location, version(stat, image), deadline).await?, true),
             // As Wagtail: an image whose file is gone keeps the renditions it has.
             Err(SourceError::Gone(why)) => match self.last_record(location).await? {
                 Some(record) => (record, false),
@@ -187,6 +207,7 @@ impl Renditions {
         self: &Arc<Self>,
         location: &SourceRef,
         version: SourceVersion,
+        deadline: Instant,
     ) -> Result<Arc<SourceRecord>, EnsureError> {
         if let Some(record) = self.known.get(location).filter(|record| record.version == version) {
             return Ok(record);
@@ -194,7 +215,7 @@ impl Renditions {
         let key = (location.clone(), version);
         let probe = || {
             let (this, (location, version)) = (self.clone(), key.clone());
-            async move { this.find_facts(&location, version).await }
+            async move { this.find_facts(&location, version, deadline).await }
         };
         match self.probes.join(&key, probe).await {
             Ok((record, _)) => record,
@@ -202,7 +223,12 @@ impl Renditions {
         }
     }
 
-    async fn find_facts(&self, location: &SourceRef, version: SourceVersion) -> Result<Arc<SourceRecord>, EnsureError> {
+    async fn find_facts(
+        &self,
+        location: &SourceRef,
+        version: SourceVersion,
+        deadline: Instant,
+    ) -> Result<Arc<SourceRecord>, EnsureError> {
         let source_key = SourceKey::new(location);
         // A record that cannot be read is none: the probe decides, and the disk's own trouble shows when it is written to.
         let remembered = self.store.record(&source_key).await.ok().flatten();
@@ -215,7 +241,8 @@ impl Renditions {
         if let Some(error) = self.memory.recall(&memory_key) {
             return Err(error);
         }
-        let facts = self.probe(location, &version).await.inspect_err(|error| self.memory.note(&memory_key, error))?;
+        let facts =
+            self.probe(location, &version, deadline).await.inspect_err(|error| self.memory.note(&memory_key, error))?;
         let record = Arc::new(SourceRecord { version, facts });
         self.known.insert(location.clone(), record.clone());
         if let Err(error) = self.store.remember(&source_key, &record).await {
@@ -225,10 +252,15 @@ impl Renditions {
         Ok(record)
     }
 
-    async fn probe(&self, location: &SourceRef, version: &SourceVersion) -> Result<SourceFacts, EnsureError> {
+    async fn probe(
+        &self,
+        location: &SourceRef,
+        version: &SourceVersion,
+        deadline: Instant,
+    ) -> Result<SourceFacts, EnsureError> {
         let open = self.open(location, version).await?;
         self.limits.check_bytes(open.stat.bytes)?;
-        let facts = self.pool.probe(&open.file, Instant::now() + self.deadline).await?;
+        let facts = self.pool.probe(&open.file, deadline).await?;
         if !open.is_unchanged()? {
             return Err(EnsureError::SourceChanged);
         }
@@ -258,8 +290,9 @@ impl Renditions {
         version: &SourceVersion,
         plan: &Plan,
         key: &RenditionKey,
+        deadline: Instant,
     ) -> Result<StoredRendition, EnsureError> {
-        let result = self.try_make(location, version, plan, key).await;
+        let result = self.try_make(location, version, plan, key, deadline).await;
         let outcome = match &result {
             Ok(_) => "rendered",
             Err(error) => {
@@ -277,8 +310,8 @@ impl Renditions {
         version: &SourceVersion,
         plan: &Plan,
         key: &RenditionKey,
+        deadline: Instant,
     ) -> Result<StoredRendition, EnsureError> {
-        let deadline = Instant::now() + self.deadline;
         // Another process may share the store and have been quicker.
         if let Some(stored) = self.store.find(key).await.map_err(|error| self.store_failed(error))? {
             return Ok(stored);
