@@ -317,6 +317,9 @@ impl Renditions {
             return Ok(stored);
         }
         let open = self.open(location, version).await?;
+        // The facts may be remembered from a time with wider limits.
+        self.limits.check_bytes(open.stat.bytes)?;
+        self.limits.check_source(&plan.source)?;
         let draft = self.store.draft(key).await.map_err(|error| self.store_failed(error))?;
         let rendered =
             self.pool.render(&open.file, plan, draft.file(), open.stat.bytes, Lane::of(plan), deadline).await;
