@@ -26,8 +26,11 @@ pub struct Manifest {
 
 struct Table {
     stamp: Stamp,
-    images: Arc<HashMap<ImageId, Arc<SourceImage>>>,
+    images: Arc<Images>,
 }
+
+/// All images of a manifest.
+pub type Images = HashMap<ImageId, Arc<SourceImage>>;
 
 /// What tells a changed file from an unchanged one.
 type Stamp = (u64, Option<SystemTime>);
@@ -50,8 +53,25 @@ impl Manifest {
         Ok(Self { file: file.to_owned(), source: source.to_owned(), table: Mutex::new(Table { stamp, images }) })
     }
 
+    /// Reads a manifest's bytes: JSON if they begin with a bracket, else CSV.
+    ///
+    /// # Errors
+    /// When they are malformed, a row cannot be used or an id occurs twice.
+    pub fn parse(bytes: &[u8], source: &str) -> Result<Images, CatalogueError> {
+        let is_json = bytes.trim_ascii_start().starts_with(b"[");
+        let entries = if is_json { json(bytes) } else { csv(bytes) };
+        let mut images = Images::new();
+        for entry in entries.map_err(CatalogueError::Unavailable)? {
+            let id = ImageId(entry.id);
+            if images.insert(id, entry.row.into_image(id, source)?).is_some() {
+                return Err(CatalogueError::Unavailable(format!("the id {id} occurs twice")));
+            }
+        }
+        Ok(images)
+    }
+
     /// The present table. A manifest that is gone or has become unreadable leaves the last good one in place.
-    fn images(&self) -> Arc<HashMap<ImageId, Arc<SourceImage>>> {
+    fn images(&self) -> Arc<Images> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         match stamp(&self.file) {
             Ok(stamp) if stamp != table.stamp => {
@@ -83,18 +103,12 @@ fn stamp(file: &Path) -> std::io::Result<Stamp> {
     Ok((metadata.len(), metadata.modified().ok()))
 }
 
-fn read(file: &Path, source: &str) -> Result<HashMap<ImageId, Arc<SourceImage>>, CatalogueError> {
+fn read(file: &Path, source: &str) -> Result<Images, CatalogueError> {
     let bytes = std::fs::read(file).map_err(|error| unavailable(file, &error))?;
-    let is_json = bytes.trim_ascii_start().starts_with(b"[");
-    let entries = if is_json { json(&bytes) } else { csv(&bytes) };
-    let mut images = HashMap::new();
-    for entry in entries.map_err(|problem| unavailable(file, &problem))? {
-        let id = ImageId(entry.id);
-        if images.insert(id, entry.row.into_image(id, source)?).is_some() {
-            return Err(unavailable(file, &format!("the id {id} occurs twice")));
-        }
-    }
-    Ok(images)
+    Manifest::parse(&bytes, source).map_err(|error| match error {
+        CatalogueError::Unavailable(problem) => unavailable(file, &problem),
+        other => other,
+    })
 }
 
 fn json(bytes: &[u8]) -> Result<Vec<Entry>, String> {

@@ -101,7 +101,8 @@ impl Listener {
                 let stream: Box<dyn Stream> = match &self {
                     Self::Tcp(listener) => {
                         let (stream, _) = listener.accept().await?;
-                        stream.set_nodelay(true)?;
+                        // Merely slower without it, and a peer that has hung up already is no reason to pause.
+                        let _ = stream.set_nodelay(true);
                         Box::new(stream)
                     }
                     Self::Unix(listener, _) => Box::new(listener.accept().await?.0),

@@ -151,6 +151,13 @@ pub struct SourceFacts {
 }
 
 impl SourceFacts {
+    /// Whether an honest probe can have said so: a hijacked worker might name a picture without frames or sides, which no
+    /// bound on pixels would catch.
+    pub fn is_plausible(&self) -> bool {
+        let Size { width, height } = self.stored_size;
+        width > 0 && height > 0 && self.frames > 0 && (1..=16).contains(&self.bytes_per_pixel)
+    }
+
     /// The size after turning upright: what filter specs are about.
     pub fn upright_size(&self) -> Size {
         self.orientation.upright(self.stored_size)

@@ -96,7 +96,7 @@ impl Limits {
         if side > self.max_source_side {
             return Err(OverLimit::SourceSide { found: side, limit: self.max_source_side });
         }
-        let pixels = facts.stored_size.pixels().saturating_mul(facts.frames.into());
+        let pixels = facts.stored_size.pixels().saturating_mul(facts.frames.max(1).into());
         match pixels <= self.max_source_pixels {
             true => Ok(()),
             false => Err(OverLimit::SourcePixels { found: pixels, limit: self.max_source_pixels }),

@@ -170,30 +170,35 @@ impl Plan {
     /// `tests/suite/render_cost.rs` compares it with resident memory, on large pictures of every format.
     pub fn peak_bytes(&self, source_bytes: u64) -> u64 {
         /// Allocator, tables, buffers of rows, the small parts of every codec, an ICC profile.
-        const FIXED: u64 = 8 << 20;
-        let pixel = u64::from(self.source.bytes_per_pixel).max(1);
-        let decoded = self.decoded_size().pixels();
-        let output = self.output_size.pixels();
-        let decode = decoded * (pixel + self.decoder_bytes_per_pixel()) + self.coefficient_bytes();
+        const FIXED: u128 = 8 << 20;
+        // Sides of 32 bits times bytes a pixel times stages need more than 64 bits; a reservation that wrapped round would
+        // let a bomb in.
+        let pixel = u128::from(self.source.bytes_per_pixel).max(1);
+        let decoded = u128::from(self.decoded_size().pixels());
+        let output = u128::from(self.output_size.pixels());
+        let decode = decoded * (pixel + u128::from(self.decoder_bytes_per_pixel())) + self.coefficient_bytes();
         // Two passes, either first: the picture between them has one side of the crop and one of the output.
-        let reduced = |side: u32| u64::from(side.div_ceil(self.decode_reduction.max(1).into()));
+        let reduced = |side: u32| u128::from(side.div_ceil(self.decode_reduction.max(1).into()));
         let crop = self.crop.size();
-        let between = (u64::from(self.output_size.width) * reduced(crop.height))
-            .max(reduced(crop.width) * u64::from(self.output_size.height));
+        let between = (u128::from(self.output_size.width) * reduced(crop.height))
+            .max(reduced(crop.width) * u128::from(self.output_size.height));
         let resample = (decoded + between + output) * pixel;
         // Turning, laying on a background and widening gray to colour copy the output, to four bytes a pixel at most.
-        const WIDEST: u64 = 4;
+        const WIDEST: u128 = 4;
         let finish = output * (pixel + WIDEST);
-        let encode = output * (pixel.max(WIDEST) + self.encoder_bytes_per_pixel());
+        let encode = output * (pixel.max(WIDEST) + u128::from(self.encoder_bytes_per_pixel()));
         // A JPEG without its end marker is mended in a copy; an icon's BMP entry becomes a file of its own.
         let copies = if matches!(self.source.format, ImageFormat::Jpeg | ImageFormat::Ico) { 2 } else { 1 };
-        FIXED + source_bytes * copies + decode.max(resample).max(finish).max(encode)
+        let peak = FIXED + u128::from(source_bytes) * copies + decode.max(resample).max(finish).max(encode);
+        u64::try_from(peak).unwrap_or(u64::MAX)
     }
 
     /// What a JPEG in several scans is held as, whatever the reduction: 16 bits a coefficient, no channel subsampled.
-    fn coefficient_bytes(&self) -> u64 {
+    fn coefficient_bytes(&self) -> u128 {
         match (self.source.format, self.source.progressive) {
-            (ImageFormat::Jpeg, true) => self.source.stored_size.pixels() * 2 * u64::from(self.source.bytes_per_pixel),
+            (ImageFormat::Jpeg, true) => {
+                u128::from(self.source.stored_size.pixels()) * 2 * u128::from(self.source.bytes_per_pixel)
+            }
             _ => 0,
         }
     }

@@ -124,15 +124,26 @@ impl Renditions {
     /// # Errors
     /// See [`EnsureError`].
     pub async fn ensure(self: &Arc<Self>, image: &SourceImage, spec: &FilterSpec) -> Result<Ensured, EnsureError> {
-        match self.try_ensure(image, spec).await {
+        let deadline = self.deadline();
+        match self.try_ensure(image, spec, deadline).await {
             // The file was replaced between looking and opening; the second look finds the new version.
-            Err(EnsureError::SourceChanged) => self.try_ensure(image, spec).await,
+            Err(EnsureError::SourceChanged) => self.try_ensure(image, spec, deadline).await,
             result => result,
         }
     }
 
-    async fn try_ensure(self: &Arc<Self>, image: &SourceImage, spec: &FilterSpec) -> Result<Ensured, EnsureError> {
-        let resolved = self.resolve(image, spec).await?;
+    /// When a request that begins now must have its answer: one bound for probe, render and a second attempt together.
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.deadline
+    }
+
+    async fn try_ensure(
+        self: &Arc<Self>,
+        image: &SourceImage,
+        spec: &FilterSpec,
+        deadline: Instant,
+    ) -> Result<Ensured, EnsureError> {
+        let resolved = self.resolve_by(image, spec, deadline).await?;
         // Hot path: nearly every request ends here, after one stat of the source and one of the rendition.
         if let Some(stored) = resolved.stored {
             return Ok(Ensured { stored, how: How::Hit });
@@ -146,7 +157,7 @@ impl Renditions {
         }
         let render = || {
             let (this, location, planned) = (self.clone(), image.location.clone(), planned.clone());
-            async move { this.make(&location, &planned).await }
+            async move { this.make(&location, &planned, deadline).await }
         };
         match self.renders.join(&planned.key, render).await {
             Ok((result, role)) => {
@@ -162,38 +173,47 @@ impl Renditions {
     /// # Errors
     /// When the source image is unknown or unreadable, or there is no plan.
     pub async fn resolve(self: &Arc<Self>, image: &SourceImage, spec: &FilterSpec) -> Result<Resolved, EnsureError> {
+        self.resolve_by(image, spec, self.deadline()).await
+    }
+
+    async fn resolve_by(
+        self: &Arc<Self>,
+        image: &SourceImage,
+        spec: &FilterSpec,
+        deadline: Instant,
+    ) -> Result<Resolved, EnsureError> {
         let location = &image.location;
-        let (version, source_is_there) = match self.source(location)?.stat(&location.path).await {
-            Ok(stat) => (version(stat, image), true),
+        let (version, last) = match self.source(location)?.stat(&location.path).await {
+            Ok(stat) => (version(stat, image), None),
             // As Wagtail: an image whose file is gone keeps the renditions it has.
             Err(SourceError::Gone(why)) => match self.last_record(location).await? {
-                Some(record) => (record.version.clone(), false),
+                Some(record) => (record.version.clone(), Some(record)),
                 None => return Err(EnsureError::SourceGone(why)),
             },
             Err(error) => return Err(error.into()),
         };
+        let source_is_there = last.is_none();
         let planned = match self.planned.find(location, &version, spec, image.focal_point) {
             Some(planned) => planned,
-            None => self.plan(image, version, spec, source_is_there).await?,
+            None => self.plan(image, version, last, spec, deadline).await?,
         };
         let stored = self.store.find(&planned.key).await.map_err(|error| self.store_failed(error))?;
         Ok(Resolved { planned, stored, source_is_there })
     }
 
+    /// Solves a spec that was not solved before, for the version given or, where its file is gone, for the last one known.
     async fn plan(
         self: &Arc<Self>,
         image: &SourceImage,
         version: SourceVersion,
+        last: Option<Arc<SourceRecord>>,
         spec: &FilterSpec,
-        source_is_there: bool,
+        deadline: Instant,
     ) -> Result<Arc<Planned>, EnsureError> {
         let location = &image.location;
-        let record = match source_is_there {
-            true => self.facts(location, version).await?,
-            false => {
-                let gone = EnsureError::SourceGone("and nothing is known of its last version");
-                self.last_record(location).await?.ok_or(gone)?
-            }
+        let record = match last {
+            Some(record) => record,
+            None => self.facts(location, version, deadline).await?,
         };
         let plan = Plan::new(&record.facts, spec, image.focal_point, &self.defaults)?;
         self.limits.check_output(&plan)?;
@@ -209,6 +229,7 @@ impl Renditions {
         self: &Arc<Self>,
         location: &SourceRef,
         version: SourceVersion,
+        deadline: Instant,
     ) -> Result<Arc<SourceRecord>, EnsureError> {
         if let Some(record) = self.known.get(location).filter(|record| record.version == version) {
             return Ok(record);
@@ -216,7 +237,7 @@ impl Renditions {
         let key = (location.clone(), version);
         let probe = || {
             let (this, (location, version)) = (self.clone(), key.clone());
-            async move { this.find_facts(&location, version).await }
+            async move { this.find_facts(&location, version, deadline).await }
         };
         match self.probes.join(&key, probe).await {
             Ok((record, _)) => record,
@@ -224,7 +245,12 @@ impl Renditions {
         }
     }
 
-    async fn find_facts(&self, location: &SourceRef, version: SourceVersion) -> Result<Arc<SourceRecord>, EnsureError> {
+    async fn find_facts(
+        &self,
+        location: &SourceRef,
+        version: SourceVersion,
+        deadline: Instant,
+    ) -> Result<Arc<SourceRecord>, EnsureError> {
         let source_key = SourceKey::new(location);
         // A record that cannot be read is none: the probe decides, and the disk's own trouble shows when it is written to.
         let remembered = self.store.record(&source_key).await.ok().flatten();
@@ -237,7 +263,8 @@ impl Renditions {
         if let Some(error) = self.memory.recall(&memory_key) {
             return Err(error);
         }
-        let facts = self.probe(location, &version).await.inspect_err(|error| self.memory.note(&memory_key, error))?;
+        let facts =
+            self.probe(location, &version, deadline).await.inspect_err(|error| self.memory.note(&memory_key, error))?;
         let record = Arc::new(SourceRecord { version, facts });
         self.known.insert(location.clone(), record.clone());
         if let Err(error) = self.store.remember(&source_key, &record).await {
@@ -247,10 +274,15 @@ impl Renditions {
         Ok(record)
     }
 
-    async fn probe(&self, location: &SourceRef, version: &SourceVersion) -> Result<SourceFacts, EnsureError> {
+    async fn probe(
+        &self,
+        location: &SourceRef,
+        version: &SourceVersion,
+        deadline: Instant,
+    ) -> Result<SourceFacts, EnsureError> {
         let open = self.open(location, version).await?;
         self.limits.check_bytes(open.stat.bytes)?;
-        let facts = self.pool.probe(&open.file, Instant::now() + self.deadline).await?;
+        let facts = self.pool.probe(&open.file, deadline).await?;
         if !open.is_unchanged()? {
             return Err(EnsureError::SourceChanged);
         }
@@ -274,8 +306,13 @@ impl Renditions {
     }
 
     /// Renders and stores: the work of one flight.
-    async fn make(&self, location: &SourceRef, planned: &Planned) -> Result<StoredRendition, EnsureError> {
-        let result = self.try_make(location, planned).await;
+    async fn make(
+        &self,
+        location: &SourceRef,
+        planned: &Planned,
+        deadline: Instant,
+    ) -> Result<StoredRendition, EnsureError> {
+        let result = self.try_make(location, planned, deadline).await;
         let outcome = match &result {
             Ok(_) => "rendered",
             Err(error) => {
@@ -287,14 +324,21 @@ impl Renditions {
         result
     }
 
-    async fn try_make(&self, location: &SourceRef, planned: &Planned) -> Result<StoredRendition, EnsureError> {
+    async fn try_make(
+        &self,
+        location: &SourceRef,
+        planned: &Planned,
+        deadline: Instant,
+    ) -> Result<StoredRendition, EnsureError> {
         let Planned { plan, key, .. } = planned;
-        let deadline = Instant::now() + self.deadline;
         // Another process may share the store and have been quicker.
         if let Some(stored) = self.store.find(key).await.map_err(|error| self.store_failed(error))? {
             return Ok(stored);
         }
         let open = self.open(location, planned.version()).await?;
+        // The facts may be remembered from a time with wider limits.
+        self.limits.check_bytes(open.stat.bytes)?;
+        self.limits.check_source(&plan.source)?;
         let draft = self.store.draft(key).await.map_err(|error| self.store_failed(error))?;
         let rendered =
             self.pool.render(&open.file, plan, draft.file(), open.stat.bytes, Lane::of(plan), deadline).await;

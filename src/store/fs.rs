@@ -146,9 +146,12 @@ impl Inner {
 
     fn record(&self, source: &SourceKey) -> io::Result<Option<SourceRecord>> {
         use io::Read as _;
+        use std::os::unix::fs::OpenOptionsExt as _;
         let path = self.root.join(source.directory()).join(RECORD);
         let mut text = Vec::new();
-        match File::open(path) {
+        // Like everything in the store: no link is followed, and a FIFO is not waited for.
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        match File::options().read(true).custom_flags(flags.bits() as i32).open(path) {
             Ok(file) => file.take(RECORD_BYTES).read_to_end(&mut text)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
@@ -364,6 +367,20 @@ mod tests {
         symlink(&outside, &directory).unwrap();
         assert!(put(&store, &key, b"bytes").await.is_err());
         assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_record_that_is_a_link_or_a_fifo_is_neither_followed_nor_waited_for() {
+        let (folder, store) = store();
+        let source = key("x").source().clone();
+        let directory = folder.path().join("r").join(source.directory());
+        std::fs::create_dir_all(&directory).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, directory.join(RECORD), Mode::RUSR | Mode::WUSR).unwrap();
+        let read = tokio::time::timeout(std::time::Duration::from_secs(5), store.record(&source)).await;
+        assert_eq!(read.expect("an answer at once"), Ok(None));
+        std::fs::remove_file(directory.join(RECORD)).unwrap();
+        symlink("/etc/hostname", directory.join(RECORD)).unwrap();
+        assert!(store.record(&source).await.is_err());
     }
 
     #[tokio::test]

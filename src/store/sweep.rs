@@ -22,7 +22,9 @@ pub(super) struct Owner {
 impl Owner {
     pub fn this_process() -> Self {
         let host = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
-        let host = host.chars().filter(char::is_ascii_alphanumeric).take(40).collect();
+        // Hyphens part the fields of a name; "app-1-1" and "app-11" must stay two hosts.
+        let safe = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '_' };
+        let host = host.chars().map(safe).take(64).collect();
         static LIFE: OnceLock<u128> = OnceLock::new();
         let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
         Self { host, pid: std::process::id(), life: format!("{:x}", LIFE.get_or_init(now)) }

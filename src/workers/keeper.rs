@@ -152,7 +152,7 @@ impl Keeper {
     fn check(&self, work: &Work, answer: Answer, began: Instant) -> Option<Result<Answer, JobError>> {
         let metrics = &self.shared.metrics;
         let answer = match (answer, &work.output) {
-            (Answer::Probed(facts), None) => {
+            (Answer::Probed(facts), None) if facts.is_plausible() => {
                 metrics.render_stage("probe", began.elapsed());
                 Ok(Answer::Probed(facts))
             }

@@ -4,6 +4,7 @@
 mod cli;
 mod geometry;
 mod harness;
+mod hostile;
 mod http;
 mod nginx_conf;
 mod offload;

@@ -9,6 +9,8 @@ use crate::{
 const EXIF: &[u8] = b"Exif\0\0";
 /// ICC.1:2022, annex B.4: `ICC_PROFILE\0`, number of this part (from 1), number of parts.
 pub const ICC: &[u8] = b"ICC_PROFILE\0";
+/// As many as can be numbered. A file may hold millions of segments of this kind, and each part is looked for among them.
+const MAX_PROFILE_PARTS: usize = 255;
 
 /// What the segments before the first scan say.
 pub struct Header<'a> {
@@ -42,7 +44,9 @@ impl<'a> Header<'a> {
             match marker {
                 0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF => frame = frame.or(Some((marker, body))),
                 0xE1 if body.starts_with(EXIF) => exif = exif.or(Some(body)),
-                0xE2 if body.starts_with(ICC) => profile_parts.push(&body[ICC.len()..]),
+                0xE2 if body.starts_with(ICC) && profile_parts.len() < MAX_PROFILE_PARTS => {
+                    profile_parts.push(&body[ICC.len()..]);
+                }
                 0xEE if body.starts_with(b"Adobe") && body.len() >= 12 => adobe = true,
                 0xD9 => return Err(damaged("there is no picture")),
                 0xDA => {

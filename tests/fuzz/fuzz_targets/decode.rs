@@ -1,0 +1,45 @@
+//! A whole render of small pictures: probe, plan, decode, resample, encode.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use sendimage::{
+    render::{
+        self,
+        limits::Limits,
+        plan::{Defaults, Plan},
+    },
+    spec::{FilterSpec, Quality},
+};
+
+const LIMITS: Limits =
+    Limits { max_source_bytes: 1 << 20, max_source_pixels: 1 << 18, max_source_side: 4096, max_output_pixels: 1 << 16 };
+const SPECS: [&str; 8] = [
+    "fill-7x5|format-jpeg",
+    "width-40|format-png",
+    "max-16x16|format-webp",
+    "width-9|format-webp-lossless",
+    "height-12|format-gif",
+    "original|format-png",
+    "width-3|format-jpeg|bgcolor-f00",
+    "scale-30|format-png",
+];
+
+/// The last byte chooses the spec, so that seeds are files as they are.
+fuzz_target!(|source: &[u8]| {
+    let Ok(facts) = render::probe(source) else { return };
+    if LIMITS.check_source(&facts).is_err() {
+        return;
+    }
+    let spec = FilterSpec::parse(SPECS[usize::from(source[source.len() - 1]) % SPECS.len()]).expect("a spec");
+    let quality = Quality::new(60).expect("a quality");
+    let defaults =
+        Defaults { jpeg_quality: quality, jpeg_progressive: false, webp_quality: quality, full_decode_pixels: 1 << 10 };
+    let Ok(plan) = Plan::new(&facts, &spec, None, &defaults) else { return };
+    if LIMITS.check_output(&plan).is_err() {
+        return;
+    }
+    if let Ok(rendered) = render::render(source, &plan) {
+        let made = render::probe(&rendered.bytes).expect("what we write we can read");
+        assert_eq!((made.format, made.stored_size), (plan.encoding.format(), plan.output_size), "{plan:?}");
+    }
+});

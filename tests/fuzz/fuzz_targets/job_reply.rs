@@ -1,0 +1,55 @@
+//! A datagram from a worker that is no longer ours, and what the gate makes of the numbers in it.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use sendimage::{
+    render::{
+        limits::Limits,
+        plan::{Defaults, Plan},
+    },
+    spec::{FilterSpec, Quality},
+    workers::{
+        JobError, Lane,
+        job::{Answer, Ready, Reply},
+    },
+};
+
+/// An operator who took every bound away: then arithmetic has to hold by itself.
+const NO_LIMITS: Limits = Limits {
+    max_source_bytes: u64::MAX,
+    max_source_pixels: u64::MAX,
+    max_source_side: u32::MAX,
+    max_output_pixels: u64::MAX,
+};
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Ok(ready) = serde_json::from_slice::<Ready>(bytes) {
+        format!("{:?}", ready.sandbox);
+    }
+    let Ok(reply) = serde_json::from_slice::<Reply>(bytes) else { return };
+    match reply.answer {
+        Answer::Probed(facts) => {
+            if NO_LIMITS.check_source(&facts).is_err() {
+                return;
+            }
+            let quality = Quality::new(80).expect("a quality");
+            let defaults = Defaults {
+                jpeg_quality: quality,
+                jpeg_progressive: true,
+                webp_quality: quality,
+                full_decode_pixels: 2_000_000,
+            };
+            for spec in ["original", "width-100|format-webp-lossless", "fill-3x4000000000|format-gif", "scale-300"] {
+                let spec = FilterSpec::parse(spec).expect("a spec");
+                let Ok(plan) = Plan::new(&facts, &spec, None, &defaults) else { continue };
+                assert!(plan.output_size.pixels() > 0 && plan.crop.size().pixels() > 0, "{plan:?}");
+                assert!(plan.peak_bytes(u64::from(u32::MAX)) > 0);
+                let _ = (plan.recipe(), NO_LIMITS.check_output(&plan), Lane::of(&plan));
+            }
+        }
+        Answer::Rendered(report) => drop(format!("{:?}", report.times.decode.as_secs_f64())),
+        Answer::Failed(error) => drop(JobError::from(error).to_string()),
+        Answer::Source(errno) | Answer::Output(errno) => drop(errno.to_string()),
+        Answer::SourceChanged | Answer::Panicked { .. } => {}
+    }
+});
