@@ -70,7 +70,9 @@ pub fn load(file: Option<&Path>) -> Result<Loaded, ConfigError> {
         }
         None => String::new(),
     };
-    let base = file.as_deref().and_then(Path::parent).map(Path::to_owned).unwrap_or_default();
+    // Absolute, for nginx and the workers have other ideas of where a relative path begins.
+    let absolute = file.as_deref().and_then(|file| std::path::absolute(file).ok());
+    let base = absolute.as_deref().and_then(Path::parent).map(Path::to_owned).unwrap_or_default();
     let origin = file.as_ref().map_or("the environment".into(), |file| file.display().to_string());
     let mut config = parse(&text, environment(env::vars_os()), &origin)?;
     config.resolve_paths(&base);
@@ -175,8 +177,6 @@ impl Config {
         self.check_catalogue(&mut problem);
         if self.store.root.as_os_str().is_empty() {
             problem("store.root", "is not set: the folder that renditions are kept in".into());
-        } else if !self.store.root.is_absolute() && self.store.root.components().count() == 0 {
-            problem("store.root", "must be a path".into());
         }
         problems
     }

@@ -65,6 +65,16 @@ fn the_environment_overrides_the_file() {
 }
 
 #[test]
+fn relative_paths_are_relative_to_the_config() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = "[signing]\nsecret = \"0123456789abcdef\"\n[store]\nroot = \"renditions\"\n";
+    std::fs::write(folder.path().join("sendimage.toml"), config).unwrap();
+    let output = Command::new(SENDIMAGE).arg("nginx-conf").current_dir(folder.path()).output().unwrap();
+    let alias = format!("alias {}/renditions/;", folder.path().display());
+    assert!(text(&output.stdout).contains(&alias), "{alias} is not in {output:?}");
+}
+
+#[test]
 fn keygen_makes_keys_that_serve() {
     let key = Command::new(SENDIMAGE).arg("keygen").output().unwrap();
     let key = text(&key.stdout);
