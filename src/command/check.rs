@@ -35,6 +35,9 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     let config = &loaded.config;
     start_log(&config.log);
     let mut findings = vec![finding("config", Ok::<_, CommandError>(origin(loaded.file.as_deref())))];
+    for (key, says) in config.without_effect() {
+        findings.push(finding(key, Ok::<_, CommandError>(format!("no effect: {says}"))));
+    }
     findings.extend(keys(config)?);
     findings.extend(runtime()?.block_on(parts(config))?);
     findings.extend(sandbox());

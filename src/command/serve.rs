@@ -34,6 +34,9 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     let loaded = arguments.config.load()?;
     start_log(&loaded.config.log);
     tracing::info!(config = origin(loaded.file.as_deref()), version = env!("CARGO_PKG_VERSION"), "starting");
+    for (key, says) in loaded.config.without_effect() {
+        tracing::warn!(key, says, "a config key without effect");
+    }
     runtime()?.block_on(serve(&loaded.config, Some(&arguments.config), |_| {}))
 }
 

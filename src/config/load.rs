@@ -292,6 +292,22 @@ impl Config {
         }
     }
 
+    /// Keys that are understood but have no effect in this version: key and sentence. An operator who relies on one must
+    /// hear of it.
+    pub fn without_effect(&self) -> Vec<(&'static str, &'static str)> {
+        let mut keys = Vec::new();
+        if self.store.max_bytes.is_some() {
+            keys.push(("store.max_bytes", "the store is not bounded by this version: watch its size"));
+        }
+        if self.store.min_free.as_deref().is_some_and(|text| text != "0") {
+            keys.push(("store.min_free", "the store is not bounded by this version: watch the disk"));
+        }
+        if self.ops.token.is_some() {
+            keys.push(("ops.token", "this version has no /purge, /warm and /sign"));
+        }
+        keys
+    }
+
     /// The routes as configured, or the one that the sections make: name and section.
     pub fn effective_routes(&self) -> BTreeMap<String, super::RouteConfig> {
         if !self.routes.is_empty() {

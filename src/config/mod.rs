@@ -38,6 +38,8 @@ pub struct Config {
     pub cache: CacheConfig,
     /// `[headers]`
     pub headers: HeadersConfig,
+    /// `[ops]`
+    pub ops: OpsConfig,
     /// `[log]`
     pub log: LogConfig,
     /// `[presets]`: names for filter specs.
@@ -234,12 +236,34 @@ pub struct StoreConfig {
     pub file_mode: Mode,
     /// Permission bits of the folders; nginx must be able to enter them.
     pub dir_mode: Mode,
+    /// Whether the store is asked before a rendition is handed over. `check` is the only way in this version.
+    pub existence: Existence,
+    /// Bytes that renditions may take. Not enforced in this version; `serve` and `check` say so.
+    pub max_bytes: Option<Bytes>,
+    /// Bytes, or a percentage, of the file system to keep free. Not enforced in this version; `serve` and `check` say so.
+    pub min_free: Option<String>,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { kind: StoreKind::Fs, root: PathBuf::new(), file_mode: Mode(0o644), dir_mode: Mode(0o755) }
+        Self {
+            kind: StoreKind::Fs,
+            root: PathBuf::new(),
+            file_mode: Mode(0o644),
+            dir_mode: Mode(0o755),
+            existence: Existence::Check,
+            max_bytes: None,
+            min_free: None,
+        }
     }
+}
+
+/// How sure sendimage makes that a rendition exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Existence {
+    /// Look every time.
+    Check,
 }
 
 /// A store backend.
@@ -315,6 +339,8 @@ pub struct RenderConfig {
     pub jpeg_progressive: bool,
     /// Wagtail's default.
     pub webp_quality: Quality,
+    /// Wagtail's default. AVIF is not written in this version.
+    pub avif_quality: Quality,
     /// Jobs after which a worker is replaced by a fresh one.
     pub recycle_after_jobs: u32,
 }
@@ -334,6 +360,7 @@ impl Default for RenderConfig {
             jpeg_quality: quality(76),
             jpeg_progressive: false,
             webp_quality: quality(80),
+            avif_quality: quality(61),
             recycle_after_jobs: 1000,
         }
     }
@@ -366,6 +393,14 @@ pub struct HeadersConfig {
     pub access_control_allow_origin: Option<String>,
     /// `Cross-Origin-Resource-Policy`.
     pub cross_origin_resource_policy: Option<String>,
+}
+
+/// `[ops]`: what the operations listener may be asked to do.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OpsConfig {
+    /// Bearer token for `/purge`, `/warm` and `/sign`, which this version does not have.
+    pub token: Option<Secret>,
 }
 
 /// `[log]`: what is written to standard error.

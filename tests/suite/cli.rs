@@ -199,3 +199,11 @@ fn demo_serves_its_own_photo_and_cleans_up() {
     let name = format!("sendimage-demo-{}-", child.id());
     assert_eq!(left.filter(|entry| entry.file_name().to_string_lossy().starts_with(&name)).count(), 0);
 }
+
+#[test]
+fn keys_without_effect_are_said_aloud() {
+    let site = Site::new("[ops]\ntoken = \"canary-canary-canary\"\n[render]\navif_quality = 50\n");
+    let output = site.run(&["check"]);
+    let said = text(&output.stdout);
+    assert!(said.contains("ops.token") && said.contains("no effect") && !said.contains("canary"), "{said}");
+}

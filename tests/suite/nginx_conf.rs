@@ -330,6 +330,9 @@ fn commented_keys_of_the_example_show_the_defaults() {
         "redirect_url",
         "access_control_allow_origin",
         "cross_origin_resource_policy",
+        "max_bytes",
+        "min_free",
+        "token",
     ];
     let mut seen = 0;
     let mut in_route = false;
