@@ -24,7 +24,7 @@ const SPECS: [&str; 8] = [
     "scale-30|format-png",
 ];
 
-/// The last byte chooses the spec, so that seeds are files as they are.
+// The last byte chooses the spec, so that seeds are files as they are.
 fuzz_target!(|source: &[u8]| {
     let Ok(facts) = render::probe(source) else { return };
     if LIMITS.check_source(&facts).is_err() {

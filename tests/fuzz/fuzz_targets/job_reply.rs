@@ -24,7 +24,7 @@ const NO_LIMITS: Limits = Limits {
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(ready) = serde_json::from_slice::<Ready>(bytes) {
-        format!("{:?}", ready.sandbox);
+        let _ = format!("{:?}", ready.sandbox);
     }
     let Ok(reply) = serde_json::from_slice::<Reply>(bytes) else { return };
     match reply.answer {
