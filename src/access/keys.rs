@@ -44,9 +44,9 @@ impl WagtailKey {
         &self.id
     }
 
-    /// A key from its text.
-    pub fn new(id: impl Into<Arc<str>>, secret: &Secret) -> Self {
-        Self { id: id.into(), mac: WagtailMac::new(secret.expose().as_bytes()) }
+    /// A key from its bytes; Django takes any.
+    pub fn new(id: impl Into<Arc<str>>, bytes: &[u8]) -> Self {
+        Self { id: id.into(), mac: WagtailMac::new(bytes) }
     }
 }
 
@@ -145,17 +145,16 @@ impl KeyRing {
 
 /// Wagtail keys from their texts and files, numbered in that order.
 pub(super) fn wagtail_keys(texts: &[Secret], files: &[impl AsRef<Path>]) -> Result<Vec<WagtailKey>, KeyError> {
-    let mut secrets = texts.to_vec();
+    let mut secrets: Vec<Vec<u8>> = texts.iter().map(|text| text.expose().as_bytes().to_vec()).collect();
     for file in files {
-        let bytes = read_key_file(&format!("wagtail-{}", secrets.len() + 1), file.as_ref())?;
-        secrets.push(Secret::new(String::from_utf8_lossy(&bytes).into_owned()));
+        secrets.push(read_key_file(&format!("wagtail-{}", secrets.len() + 1), file.as_ref())?);
     }
     secrets
         .iter()
         .enumerate()
         .map(|(index, secret)| {
             let id = format!("wagtail-{}", index + 1);
-            if secret.expose().is_empty() { Err(KeyError::Empty(id)) } else { Ok(WagtailKey::new(id, secret)) }
+            if secret.is_empty() { Err(KeyError::Empty(id)) } else { Ok(WagtailKey::new(id, secret)) }
         })
         .collect()
 }

@@ -101,7 +101,7 @@ fn every_signature_of_wagtail_gets_wagtails_verdict_through_nginx() {
     let mut refused_by_design = Vec::new();
     let mut counted = 0;
     for row in [rows("positive"), rows("equivalent_encodings"), rows("negative")].concat() {
-        // Rows of other keys belong to sites with other keys.
+        // Rows of other keys belong to sites with other keys: the next test.
         if row["key"] != "conformance-secret-key" {
             continue;
         }
@@ -136,6 +136,38 @@ fn every_signature_of_wagtail_gets_wagtails_verdict_through_nginx() {
     refused_by_design.sort();
     expected.sort();
     assert_eq!(refused_by_design, expected);
+}
+
+#[test]
+fn signatures_of_every_other_key_are_taken_by_a_site_with_that_key() {
+    let site = wagtail_site();
+    let vectors = vectors::json("wagtail_signatures.json");
+    let bytes_of = |row: &Value| match row["key_hex"].as_str() {
+        Some(hex) => (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect(),
+        None => row["key"].as_str().unwrap().as_bytes().to_vec(),
+    };
+    let mut by_key: BTreeMap<Vec<u8>, Vec<String>> = BTreeMap::new();
+    for row in vectors["positive"].as_array().unwrap() {
+        by_key.entry(bytes_of(row)).or_default().push(row["url_path"].as_str().unwrap().to_owned());
+    }
+    by_key.remove(&b"conformance-secret-key"[..]);
+    // An empty key would accept what anybody signs: no site can have it here.
+    assert_eq!(by_key.remove(&b""[..]).unwrap().len(), 2);
+    assert_eq!(by_key.values().map(Vec::len).sum::<usize>(), 17);
+    let key_file =
+        ROUTES.replacen("wagtail_keys = [\"conformance-secret-key\"]", "wagtail_key_files = [\"{dir}/key\"]", 1);
+    for (round, (key, paths)) in by_key.into_iter().enumerate() {
+        std::fs::write(site.path("key"), key).unwrap();
+        site.configure(&key_file);
+        site.signal(rustix::process::Signal::HUP);
+        let applied = || site.log().matches("is applied").count() > round;
+        crate::harness::wait_for(std::time::Duration::from_secs(5), applied)
+            .unwrap_or_else(|()| panic!("{}", site.log()));
+        for path in paths {
+            let response = site.nginx("GET", &on_the_wire(&path), "");
+            assert!(accepted(&response), "{path}: {}", response.status);
+        }
+    }
 }
 
 /// Rows that are answered differently on purpose: the name's beginning, Wagtail's status, ours, why.
