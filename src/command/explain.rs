@@ -1,17 +1,16 @@
 //! `sendimage explain`
 
-use std::{sync::Arc, time::SystemTime};
+use std::time::SystemTime;
 
 use clap::Args;
 use serde::Serialize;
 
 use super::{CommandError, CommandResult, ConfigArgument, print_json, runtime};
 use crate::{
-    access::{ImageRef, Scheme, SignedUrl, Subject, VerifiedRequest, VerifyError},
+    access::{Scheme, SignedUrl, Subject, VerifiedRequest, VerifyError},
     app::App,
     config::Config,
-    http::{Failure, RequestError},
-    model::SourceImage,
+    http::{Failure, RequestError, explain_gone, find_image},
     renditions::Resolved,
     spec::FilterSpec,
 };
@@ -110,20 +109,14 @@ async fn walk(app: &App, target: &str, steps: &mut Steps) -> Result<(), RequestE
         }
     };
     describe_proof(&verified, steps);
-    let image = match verified.image() {
-        ImageRef::Id(id) => app.catalogue.find(*id).await?.ok_or(RequestError::UnknownImage)?,
-        ImageRef::Path(location) => {
-            Arc::new(SourceImage { location: location.clone(), file_hash: None, focal_point: None })
-        }
-        ImageRef::Nothing => return Err(RequestError::UnknownImage),
-    };
+    let image = find_image(app, &verified).await?;
     steps.add("source image", &image.location);
     if let Some(focal_point) = image.focal_point {
         steps.add("focal point", format!("{focal_point:?}"));
     }
     let spec = FilterSpec::parse(verified.filter_spec())?;
     steps.add("canonical spec", &spec);
-    let resolved = app.renditions.resolve(&image, &spec).await?;
+    let resolved = app.renditions.resolve(&image, &spec).await.map_err(|error| explain_gone(&verified, error))?;
     describe_plan(&resolved, steps);
     Ok(())
 }

@@ -96,7 +96,11 @@ async fn serve(
     Ok((response, outcome))
 }
 
-async fn find_image(app: &App, verified: &VerifiedRequest) -> Result<Arc<SourceImage>, RequestError> {
+/// The source image that a verified URL refers to.
+///
+/// # Errors
+/// [`RequestError::UnknownImage`], or the catalogue's own.
+pub async fn find_image(app: &App, verified: &VerifiedRequest) -> Result<Arc<SourceImage>, RequestError> {
     match verified.image() {
         ImageRef::Id(id) => app.catalogue.find(*id).await?.ok_or(RequestError::UnknownImage),
         ImageRef::Path(location) => {
@@ -120,7 +124,7 @@ fn disposition(
 }
 
 /// A catalogue's image whose file is gone is 410; a path that nothing was ever said about is 404.
-fn explain_gone(verified: &VerifiedRequest, error: EnsureError) -> RequestError {
+pub fn explain_gone(verified: &VerifiedRequest, error: EnsureError) -> RequestError {
     match (verified.image(), error) {
         (ImageRef::Path(_), EnsureError::SourceGone(_)) => RequestError::NoSuchPath,
         (_, error) => RequestError::Ensure(error),

@@ -7,5 +7,5 @@ mod request_id;
 pub mod server;
 
 pub use failure::{Failure, RequestError};
-pub use handler::answer;
+pub use handler::{answer, explain_gone, find_image};
 pub use ops::answer_ops;

@@ -124,6 +124,10 @@ fn explain_says_why() {
     let refused = site.run(&["explain", "--json", &url.replace("hero", "width-9")]);
     let report: serde_json::Value = serde_json::from_slice(&refused.stdout).unwrap();
     assert_eq!((refused.status.code(), &report["status"]), (Some(1), &403.into()));
+    // The status that the service itself would answer: a path is unknown, where a catalogue's image would be gone.
+    let missing = site.run(&["explain", "--json", &site.sign(&["media/nope.jpg", "width-9"])]);
+    let report: serde_json::Value = serde_json::from_slice(&missing.stdout).unwrap();
+    assert_eq!((missing.status.code(), &report["status"]), (Some(1), &404.into()));
     let whole = site.run(&["explain", &format!("https://example.org{url}")]);
     assert_eq!(whole.status.code(), Some(0), "a whole URL will do");
 }
