@@ -24,7 +24,7 @@ use crate::{
     renditions::{Parts, Renditions},
     source::{FsSource, Source},
     store::{FsStore, Store},
-    workers::{Pool, PoolConfig, SandboxReport, StartError},
+    workers::{MarkError, Marks, Pool, PoolConfig, SandboxReport, StartError},
 };
 
 /// Everything that answering a request needs.
@@ -60,6 +60,9 @@ pub enum BuildError {
     /// The workers do not start.
     #[error("the render workers do not start: {0}")]
     Workers(#[from] StartError),
+    /// A watermark cannot be read.
+    #[error(transparent)]
+    Mark(#[from] MarkError),
     /// A key that a running service cannot change.
     #[error("{0} cannot change while the service runs: restart it")]
     NeedsRestart(&'static str),
@@ -120,12 +123,17 @@ impl App {
         let sources: BTreeMap<String, Arc<dyn Source>> =
             config.sources.iter().map(|(name, section)| (name.clone(), source(section))).collect();
         let store = store(config);
+        let marks = Marks::load(&config.watermarks)?;
+        let svg_sources =
+            config.sources.iter().filter(|(_, section)| section.svg).map(|(name, _)| name.clone()).collect();
         let renditions = Renditions::new(Parts {
             sources: sources.clone(),
             store: store.clone(),
             pool: pool.clone(),
             limits: limits(&config.render),
-            defaults: defaults(&config.render),
+            defaults: defaults(&config.render, &marks),
+            svg_sources,
+            marks,
             deadline: Duration::from_secs_f64(config.render.deadline_seconds),
             metrics: metrics.clone(),
         });
@@ -157,6 +165,11 @@ impl App {
     pub fn offload(&self, route: &str) -> &Offload {
         // Made from the same config as the routes, so the name is always there.
         self.offloads.get(route).unwrap_or_else(|| unreachable!("every route has an offload backend"))
+    }
+
+    /// For how long a browser may keep what `format-auto` serves until something better is ready.
+    pub fn interim_max_age(&self) -> Duration {
+        Duration::from_secs(self.config.cache.interim_max_age_seconds)
     }
 
     /// Counts the key that verified a request.
@@ -277,11 +290,15 @@ pub fn limits(render: &RenderConfig) -> Limits {
 }
 
 /// What `[render]` says where a spec is silent.
-pub fn defaults(render: &RenderConfig) -> Defaults {
+pub fn defaults(render: &RenderConfig, marks: &Marks) -> Defaults {
     Defaults {
-        jpeg_quality: render.jpeg_quality,
+        jpeg_quality: render.effective_jpeg_quality(),
         jpeg_progressive: render.jpeg_progressive,
-        webp_quality: render.webp_quality,
+        webp_quality: render.effective_webp_quality(),
+        avif_quality: render.effective_avif_quality(),
+        conversions: render.effective_conversions(),
+        animation: render.animation,
+        watermarks: marks.by_name().clone(),
         full_decode_pixels: render.full_decode_pixels,
     }
 }

@@ -14,12 +14,16 @@ use serde_json::json;
 use super::{CommandResult, ConfigArgument, check_spec, print_json, runtime};
 use crate::{
     app,
-    config::{Config, RenderConfig},
+    config::Config,
     metrics::Metrics,
     model::{FocalPoint, ImageFormat},
-    render::plan::Plan,
+    render::{
+        limits::Limits,
+        look::Findings,
+        plan::{Defaults, Plan, PlanError},
+    },
     spec::{FilterSpec, Operation},
-    workers::{Lane, Pool, PoolConfig, RenderReport},
+    workers::{Files, Lane, Marks, Pool, PoolConfig, RenderReport},
 };
 
 /// Renders one file, in the same locked-in worker that the service uses.
@@ -60,17 +64,17 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     check_spec(&config, &arguments.spec)?;
     let text = config.presets.get(&arguments.spec).unwrap_or(&arguments.spec);
     let spec = with_format_of(FilterSpec::parse(text).map_err(anyhow::Error::from)?, &arguments.output)?;
-    runtime()?.block_on(render(arguments, &config.render, &spec))?;
+    runtime()?.block_on(render(arguments, &config, &spec))?;
     Ok(())
 }
 
-async fn render(arguments: &Arguments, config: &RenderConfig, spec: &FilterSpec) -> Result<(), anyhow::Error> {
+async fn render(arguments: &Arguments, config: &Config, spec: &FilterSpec) -> Result<(), anyhow::Error> {
     let input = &arguments.input;
     let source = File::open(input).with_context(|| format!("cannot open {}", input.display()))?;
     let worker = OneWorker::start(config).await?;
     // Beside the output, so that a failed render leaves what was there, and the rename stays on one file system.
     let temporary = Temporary::beside(&arguments.output)?;
-    let deadline = || Instant::now() + Duration::from_secs_f64(config.deadline_seconds);
+    let deadline = || Instant::now() + Duration::from_secs_f64(config.render.deadline_seconds);
     let mut rounds = Vec::new();
     let mut plan = None;
     for _ in 0..arguments.repeat {
@@ -102,7 +106,7 @@ fn describe(spec: &FilterSpec, plan: &Plan, rounds: &[(Duration, RenderReport)])
         "source": plan.source,
         "crop": plan.crop,
         "decode_reduction": plan.decode_reduction,
-        "output": { "size": plan.output_size, "format": plan.encoding.format(), "bytes": rounds[0].1.bytes },
+        "output": { "size": plan.rendition_size(), "frames": plan.frames, "format": plan.encoding.format(), "bytes": rounds[0].1.bytes },
         "rounds": rounds.len(),
         "ms": {
             "decode": median(|(_, report)| report.times.decode),
@@ -118,14 +122,18 @@ fn describe(spec: &FilterSpec, plan: &Plan, rounds: &[(Duration, RenderReport)])
 /// A pool of one, for commands.
 pub(super) struct OneWorker {
     pool: Arc<Pool>,
-    config: RenderConfig,
+    marks: Marks,
+    limits: Limits,
+    defaults: Defaults,
 }
 
 impl OneWorker {
-    pub async fn start(config: &RenderConfig) -> Result<Self, anyhow::Error> {
-        let pool_config = PoolConfig { workers: 1, ..app::pool_config(config) };
+    pub async fn start(config: &Config) -> Result<Self, anyhow::Error> {
+        let marks = Marks::load(&config.watermarks)?;
+        let pool_config = PoolConfig { workers: 1, ..app::pool_config(&config.render) };
         let pool = Pool::start(pool_config, Arc::new(Metrics::new())).await?;
-        Ok(Self { pool, config: config.clone() })
+        let (limits, defaults) = (app::limits(&config.render), app::defaults(&config.render, &marks));
+        Ok(Self { pool, marks, limits, defaults })
     }
 
     /// Probe, plan, render: as the service does it.
@@ -137,14 +145,22 @@ impl OneWorker {
         output: &File,
         deadline: Instant,
     ) -> Result<(Plan, RenderReport), anyhow::Error> {
-        let limits = app::limits(&self.config);
         let bytes = source.metadata()?.len();
-        limits.check_bytes(bytes)?;
+        self.limits.check_bytes(bytes)?;
         let facts = self.pool.probe(source, deadline).await?;
-        limits.check_source(&facts)?;
-        let plan = Plan::new(&facts, spec, focal_point, &app::defaults(&self.config))?;
-        limits.check_output(&plan)?;
-        let report = self.pool.render(source, &plan, output, bytes, Lane::of(&plan), deadline).await?;
+        self.limits.check_source(&facts)?;
+        let mut findings = Findings::default();
+        let plan = loop {
+            match Plan::seen(&facts, &findings, spec, focal_point, &self.defaults) {
+                Err(PlanError::Unseen(look)) => {
+                    findings.note(look, self.pool.look(source, &facts, look, deadline).await?);
+                }
+                other => break other?,
+            }
+        };
+        self.limits.check_output(&plan)?;
+        let files = Files { source, output, mark: self.marks.of(&plan) };
+        let report = self.pool.render(files, &plan, bytes, Lane::of(&plan), deadline).await?;
         Ok((plan, report))
     }
 }

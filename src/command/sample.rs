@@ -11,7 +11,11 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::{CommandResult, render::OneWorker};
-use crate::{config::RenderConfig, sample, spec::FilterSpec};
+use crate::{
+    config::{Config, RenderConfig},
+    sample,
+    spec::FilterSpec,
+};
 
 /// Longest time for one sample.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -47,13 +51,14 @@ pub(super) fn jpeg(width: u32, height: u32, quality: u8, seed: u64) -> Result<Ve
     let mut output = temporary()?;
     let spec = FilterSpec::parse(&format!("original|format-jpeg|jpegquality-{quality}"))?;
     // The picture is ours: only memory bounds it.
-    let config = RenderConfig {
+    let render = RenderConfig {
         memory_budget: crate::config::Bytes(4 << 30),
         max_source_bytes: crate::config::Bytes(4 << 30),
         max_source_pixels: 1 << 30,
         max_output_pixels: 1 << 30,
         ..RenderConfig::default()
     };
+    let config = Config { render, ..Config::default() };
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
         let worker = OneWorker::start(&config).await?;

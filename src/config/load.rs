@@ -10,7 +10,10 @@ use config::{Environment, File, FileFormat};
 use thiserror::Error;
 
 use super::{CatalogueKind, Config, OffloadMode};
-use crate::spec::FilterSpec;
+use crate::{
+    model::ImageFormat,
+    spec::{FilterSpec, Operation},
+};
 
 /// Files looked for when none is named, in this order.
 const USUAL_FILES: [&str; 2] = ["sendimage.toml", "/etc/sendimage/sendimage.toml"];
@@ -124,6 +127,7 @@ impl Config {
         };
         self.sources.values_mut().for_each(|source| resolve(&mut source.root));
         resolve(&mut self.store.root);
+        self.watermarks.values_mut().for_each(|watermark| resolve(&mut watermark.file));
         self.catalogue.file.as_mut().map(resolve);
         self.signing.secret_file.as_mut().map(resolve);
         self.signing.wagtail_key_files.iter_mut().for_each(resolve);
@@ -173,6 +177,7 @@ impl Config {
         self.check_prefixes(&mut problem);
         self.check_names(&mut problem);
         self.check_presets(&mut problem);
+        self.check_rendering(&mut problem);
         self.check_offload(&mut problem);
         self.check_catalogue(&mut problem);
         if self.store.root.as_os_str().is_empty() {
@@ -219,6 +224,7 @@ impl Config {
         for (section, names) in [
             ("sources", self.sources.keys().collect::<Vec<_>>()),
             ("routes", self.routes.keys().collect()),
+            ("watermarks", self.watermarks.keys().collect()),
             ("presets", self.presets.keys().collect()),
             ("preset_sets", self.preset_sets.keys().collect()),
         ] {
@@ -239,8 +245,17 @@ impl Config {
     fn check_presets(&self, problem: &mut impl FnMut(&str, String)) {
         for (name, spec) in &self.presets {
             let key = format!("presets.{name}");
-            if let Err(error) = FilterSpec::parse(spec) {
-                problem(&key, format!("not a filter spec: {error}"));
+            match FilterSpec::parse(spec) {
+                Err(error) => problem(&key, format!("not a filter spec: {error}")),
+                Ok(spec) => {
+                    for operation in spec.operations() {
+                        if let Operation::Watermark(name) = operation
+                            && !self.watermarks.contains_key(name.as_str())
+                        {
+                            problem(&key, format!("there is no [watermarks.{}]", name.as_str()));
+                        }
+                    }
+                }
             }
             if FilterSpec::parse(name).is_ok() {
                 problem(&key, "a preset is not named like a filter spec".into());
@@ -250,6 +265,29 @@ impl Config {
             for entry in entries {
                 if !self.presets.contains_key(entry) && FilterSpec::parse(entry).is_err() {
                     problem(&format!("preset_sets.{name}"), format!("{entry:?} is neither a preset nor a filter spec"));
+                }
+            }
+        }
+    }
+
+    fn check_rendering(&self, problem: &mut impl FnMut(&str, String)) {
+        for (from, to) in &self.render.format_conversions {
+            let key = format!("render.format_conversions.{from}");
+            if matches!(to, ImageFormat::Heic | ImageFormat::Bmp | ImageFormat::Tiff | ImageFormat::Svg) {
+                problem(&key, format!("{to} is not written: jpeg, png, webp, avif, gif and ico are"));
+            }
+            if *from == ImageFormat::Svg {
+                problem(&key, "SVG stays SVG unless a spec asks for another format".into());
+            }
+        }
+        for (name, watermark) in &self.watermarks {
+            for (key, value, most) in [
+                ("opacity_percent", watermark.opacity_percent, 100),
+                ("width_percent", watermark.width_percent, 100),
+                ("margin_percent", watermark.margin_percent, 49),
+            ] {
+                if value > most || (key == "width_percent" && value == 0) {
+                    problem(&format!("watermarks.{name}.{key}"), format!("is a share in percent, at most {most}"));
                 }
             }
         }

@@ -3,6 +3,7 @@
 mod load;
 mod secret;
 mod values;
+mod wagtail;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -11,8 +12,12 @@ use serde::Deserialize;
 pub use load::{ConfigError, Loaded, load};
 pub use secret::Secret;
 pub use values::{Bytes, ListenAddress, Mode};
+pub use wagtail::WagtailVersion;
 
-use crate::spec::Quality;
+use crate::{
+    model::{Animation, ImageFormat, Place},
+    spec::Quality,
+};
 
 /// The whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -42,6 +47,8 @@ pub struct Config {
     pub ops: OpsConfig,
     /// `[log]`
     pub log: LogConfig,
+    /// `[watermarks.NAME]`: what `watermark-NAME` lays on top.
+    pub watermarks: BTreeMap<String, WatermarkConfig>,
     /// `[presets]`: names for filter specs.
     pub presets: BTreeMap<String, String>,
     /// `[preset_sets]`: names for lists of presets or filter specs.
@@ -214,6 +221,9 @@ pub struct SourceConfig {
     pub kind: SourceKind,
     /// `fs`: the folder; nothing outside it is ever opened.
     pub root: PathBuf,
+    /// Whether SVG files are served, rewritten without anything that runs or that fetches. Off: they are 422.
+    #[serde(default)]
+    pub svg: bool,
 }
 
 /// A source backend.
@@ -333,14 +343,21 @@ pub struct RenderConfig {
     pub max_output_pixels: u64,
     /// JPEG sources of up to so many pixels are always decoded in full.
     pub full_decode_pixels: u64,
-    /// Wagtail 8's default; 85 before 7.3.
-    pub jpeg_quality: Quality,
+    /// Whose defaults the next five have: those of this Wagtail release.
+    pub wagtail_version: WagtailVersion,
+    /// 76 in Wagtail 8; 85 before 7.3.
+    pub jpeg_quality: Option<Quality>,
     /// Wagtail writes progressive: smaller by a few percent, slower to make.
     pub jpeg_progressive: bool,
-    /// Wagtail's default.
-    pub webp_quality: Quality,
-    /// Wagtail's default. AVIF is not written in this version.
-    pub avif_quality: Quality,
+    /// 80 in Wagtail 8.
+    pub webp_quality: Option<Quality>,
+    /// 61 in Wagtail 8; 80 before 7.3.
+    pub avif_quality: Option<Quality>,
+    /// The format of a spec without `format-`, by the source's: as Wagtail's `WAGTAILIMAGES_FORMAT_CONVERSIONS`, these are
+    /// added to the release's own.
+    pub format_conversions: BTreeMap<ImageFormat, ImageFormat>,
+    /// Whether animations stay animated where the format can be; a Wagtail without Wand takes the first frame.
+    pub animation: Animation,
     /// Jobs after which a worker is replaced by a fresh one.
     pub recycle_after_jobs: u32,
 }
@@ -357,18 +374,79 @@ impl Default for RenderConfig {
             max_source_side: 65_535,
             max_output_pixels: 40_000_000,
             full_decode_pixels: 2_000_000,
-            jpeg_quality: quality(76),
+            wagtail_version: WagtailVersion::LATEST,
+            jpeg_quality: None,
             jpeg_progressive: false,
-            webp_quality: quality(80),
-            avif_quality: quality(61),
+            webp_quality: None,
+            avif_quality: None,
+            format_conversions: BTreeMap::new(),
+            animation: Animation::Keep,
             recycle_after_jobs: 1000,
         }
     }
 }
 
-/// A default quality; the constants above are in range.
+/// A release's quality; its constants are in range.
 fn quality(value: u8) -> Quality {
     Quality::try_from(value).unwrap_or_else(|_| unreachable!("a default quality is at most 100"))
+}
+
+impl RenderConfig {
+    /// The JPEG quality of a spec that names none.
+    pub fn effective_jpeg_quality(&self) -> Quality {
+        self.jpeg_quality.unwrap_or_else(|| quality(self.wagtail_version.jpeg_quality()))
+    }
+
+    /// The WebP quality of a spec that names none.
+    pub fn effective_webp_quality(&self) -> Quality {
+        self.webp_quality.unwrap_or_else(|| quality(self.wagtail_version.webp_quality()))
+    }
+
+    /// The AVIF quality of a spec that names none.
+    pub fn effective_avif_quality(&self) -> Quality {
+        self.avif_quality.unwrap_or_else(|| quality(self.wagtail_version.avif_quality()))
+    }
+
+    /// The format of a spec without `format-`, by the source's.
+    pub fn effective_conversions(&self) -> BTreeMap<ImageFormat, ImageFormat> {
+        let mut conversions = self.wagtail_version.conversions();
+        conversions.extend(&self.format_conversions);
+        conversions
+    }
+}
+
+/// `[watermarks.NAME]`: a picture laid on top of renditions.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WatermarkConfig {
+    /// A picture in any format that is read, best a PNG with transparency.
+    pub file: PathBuf,
+    /// One of nine: `top-left`, `top` ... `bottom-right`.
+    #[serde(default)]
+    pub place: Place,
+    /// How much of it is seen, 0 to 100.
+    #[serde(default = "WatermarkConfig::opacity")]
+    pub opacity_percent: u8,
+    /// Its width as a share of the rendition's, 1 to 100.
+    #[serde(default = "WatermarkConfig::width")]
+    pub width_percent: u8,
+    /// Its distance from the edges as a share of the rendition's shorter side, 0 to 49.
+    #[serde(default = "WatermarkConfig::margin")]
+    pub margin_percent: u8,
+}
+
+impl WatermarkConfig {
+    fn opacity() -> u8 {
+        60
+    }
+
+    fn width() -> u8 {
+        25
+    }
+
+    fn margin() -> u8 {
+        3
+    }
 }
 
 /// `[cache]`: what browsers may keep.
@@ -377,11 +455,13 @@ fn quality(value: u8) -> Quality {
 pub struct CacheConfig {
     /// `max-age` of a served image; a link that expires sooner shortens it.
     pub max_age_seconds: u64,
+    /// `max-age` of what `format-auto` serves until the AVIF is ready.
+    pub interim_max_age_seconds: u64,
 }
 
 impl Default for CacheConfig {
     fn default() -> Self {
-        Self { max_age_seconds: 3600 }
+        Self { max_age_seconds: 3600, interim_max_age_seconds: 10 }
     }
 }
 

@@ -126,9 +126,12 @@ fn ensure(error: &EnsureError) -> Row {
         EnsureError::Unplannable(PlanError::NoEncoder(_)) => {
             (StatusCode::BAD_REQUEST, Outcome::Invalid, "Invalid filter spec (this output format is not available)")
         }
-        EnsureError::Unplannable(PlanError::NoDecoder(_) | PlanError::Svg | PlanError::EmptyCrop) => {
-            (UNPROCESSABLE, Outcome::Failed, "The source image cannot be rendered")
+        EnsureError::Unplannable(PlanError::NoWatermark) => {
+            (StatusCode::BAD_REQUEST, Outcome::Invalid, "Invalid filter spec (there is no such watermark)")
         }
+        EnsureError::Unplannable(
+            PlanError::NoDecoder(_) | PlanError::Svg | PlanError::EmptyCrop | PlanError::Unseen(_),
+        ) => (UNPROCESSABLE, Outcome::Failed, "The source image cannot be rendered"),
         EnsureError::Unplannable(PlanError::TooLarge) | EnsureError::OverLimit(_) => {
             (UNPROCESSABLE, Outcome::Failed, "The image is larger than this service renders")
         }

@@ -13,6 +13,7 @@ use hyper::{
 };
 
 use super::{
+    accept,
     failure::{ALLOWED, Failure, RequestError},
     request_id::{self, X_REQUEST_ID},
 };
@@ -22,8 +23,8 @@ use crate::{
     metrics::Outcome,
     model::{ImageFormat, SourceImage},
     offload::{Body, OffloadError, Served, content_disposition, file_name},
-    renditions::{EnsureError, How},
-    spec::FilterSpec,
+    renditions::{EnsureError, Ensured, How},
+    spec::{Accepted, FilterSpec},
 };
 
 /// nginx marks a request that comes back because the file was not there when it opened it.
@@ -79,7 +80,8 @@ async fn serve(
     app.count_key_use(&verified);
     let image = find_image(app, &verified).await?;
     let spec = FilterSpec::parse(verified.filter_spec())?;
-    let ensured = app.renditions.ensure(&image, &spec).await.map_err(|error| explain_gone(&verified, error))?;
+    let Found { ensured, negotiated, interim } =
+        find(app, &image, spec, headers).await.map_err(|error| explain_gone(&verified, error))?;
     let again = headers.contains_key(X_SENDIMAGE_AGAIN);
     if again && ensured.how == How::Hit {
         tracing::warn!(path = ensured.stored.path, "nginx could not open a rendition that is there: see its error log");
@@ -90,10 +92,41 @@ async fn serve(
         How::Rendered => Outcome::Rendered,
         How::Joined => Outcome::Joined,
     };
-    let served = Served { stored: ensured.stored, disposition, max_age: verified.max_age() };
+    let max_age = if interim { verified.max_age().min(app.interim_max_age()) } else { verified.max_age() };
+    let served = Served { stored: ensured.stored, disposition, max_age, negotiated };
     let response = app.offload(verified.route()).respond(&served, method, headers).await?;
     let outcome = if response.status() == StatusCode::NOT_MODIFIED { Outcome::NotModified } else { outcome };
     Ok((response, outcome))
+}
+
+/// A rendition, and how far the request's `Accept` decided about it.
+struct Found {
+    ensured: Ensured,
+    /// Another client may get another format.
+    negotiated: bool,
+    /// The same client will get a better one soon.
+    interim: bool,
+}
+
+/// Finds or makes the rendition. For `format-auto` an AVIF that is not there yet is made behind, and the next best format
+/// is served meanwhile: encoding one takes longer than anybody likes to wait.
+async fn find(app: &App, image: &SourceImage, spec: FilterSpec, headers: &HeaderMap) -> Result<Found, EnsureError> {
+    if !spec.is_auto() {
+        let ensured = app.renditions.ensure(image, &spec).await?;
+        return Ok(Found { ensured, negotiated: false, interim: false });
+    }
+    let accepted = accept::accepted(headers);
+    let spec = spec.accepting(accepted);
+    if !accepted.avif {
+        let ensured = app.renditions.ensure(image, &spec).await?;
+        return Ok(Found { ensured, negotiated: true, interim: false });
+    }
+    if let Some(ensured) = app.renditions.find_or_begin(image, &spec).await? {
+        return Ok(Found { ensured, negotiated: true, interim: false });
+    }
+    let meanwhile = spec.accepting(Accepted { avif: false, ..accepted });
+    let ensured = app.renditions.ensure(image, &meanwhile).await?;
+    Ok(Found { ensured, negotiated: true, interim: true })
 }
 
 /// The source image that a verified URL refers to.

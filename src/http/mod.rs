@@ -1,5 +1,6 @@
 //! HTTP: connections, the life of a request, statuses, and the operations listener.
 
+mod accept;
 mod failure;
 mod handler;
 mod ops;

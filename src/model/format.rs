@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub const SNIFF_BYTES: usize = 512;
 
 /// A format that sources come in or renditions are written in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)] // each variant is its format's name
 pub enum ImageFormat {
@@ -22,6 +22,17 @@ pub enum ImageFormat {
     Tiff,
     Ico,
     Svg,
+}
+
+/// What becomes of an animated source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Animation {
+    /// It stays animated in the formats that can be.
+    #[default]
+    Keep,
+    /// Its first frame is taken, as Wagtail does where it only has Pillow.
+    FirstFrame,
 }
 
 impl ImageFormat {

@@ -7,6 +7,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Orientation;
+
 /// Width and height in pixels, both at least 1 in every valid image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[allow(missing_docs)]
@@ -48,6 +50,11 @@ impl PixelRect {
         Self { left: 0, top: 0, right: size.width, bottom: size.height }
     }
 
+    /// Whether it holds a pixel, and none outside an image of this size.
+    pub fn is_within(self, size: Size) -> bool {
+        self.left < self.right && self.top < self.bottom && self.right <= size.width && self.bottom <= size.height
+    }
+
     /// The rectangle's own size.
     pub fn size(self) -> Size {
         Size::new(self.right - self.left, self.bottom - self.top)
@@ -63,6 +70,31 @@ pub struct FocalPoint {
     pub y: f64,
     pub width: f64,
     pub height: f64,
+}
+
+impl FocalPoint {
+    /// The focal point that covers a rectangle.
+    pub fn of(rect: PixelRect) -> Self {
+        let [left, top, right, bottom] = [rect.left, rect.top, rect.right, rect.bottom].map(f64::from);
+        Self { x: (left + right) / 2.0, y: (top + bottom) / 2.0, width: right - left, height: bottom - top }
+    }
+}
+
+/// One of nine places, row by row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum Place {
+    TopLeft,
+    Top,
+    TopRight,
+    Left,
+    Center,
+    Right,
+    BottomLeft,
+    Bottom,
+    #[default]
+    BottomRight,
 }
 
 /// A rectangle in doubles, as the arithmetic has it before rounding.
@@ -186,6 +218,17 @@ impl Transform {
             scale: self.scale,
             offset: (self.offset.0 - rect.left / self.scale.0, self.offset.1 - rect.top / self.scale.1),
         }
+    }
+
+    /// Turns the picture, and with it the source, of which `source` is the size before.
+    pub fn turned(&self, turn: Orientation, source: Size) -> Self {
+        let swap = |(x, y): (f64, f64)| if turn.swaps_sides() { (y, x) } else { (x, y) };
+        let shown = self.source_rect();
+        let source = (f64::from(source.width), f64::from(source.height));
+        let corners =
+            [(shown.left, shown.top), (shown.right, shown.bottom)].map(|corner| turn.turn_point(corner, source));
+        let [(x0, y0), (x1, y1)] = corners;
+        Self { size: swap(self.size), scale: swap(self.scale), offset: (-x0.min(x1), -y0.min(y1)) }
     }
 
     /// The rectangle of the *source* image that this transform shows.

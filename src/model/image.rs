@@ -116,6 +116,64 @@ impl Orientation {
     }
 }
 
+/// The eight as arithmetic: what leads from a point of the turned picture to the picture as stored, both with the origin in
+/// the middle.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Matrix([[i8; 2]; 2]);
+
+impl Orientation {
+    const ALL: [Self; 8] = [
+        Self::Upright,
+        Self::FlipHorizontal,
+        Self::Rotate180,
+        Self::FlipVertical,
+        Self::Transpose,
+        Self::Rotate90,
+        Self::Transverse,
+        Self::Rotate270,
+    ];
+
+    fn matrix(self) -> Matrix {
+        Matrix(match self {
+            Self::Upright => [[1, 0], [0, 1]],
+            Self::FlipHorizontal => [[-1, 0], [0, 1]],
+            Self::Rotate180 => [[-1, 0], [0, -1]],
+            Self::FlipVertical => [[1, 0], [0, -1]],
+            Self::Transpose => [[0, 1], [1, 0]],
+            Self::Rotate90 => [[0, 1], [-1, 0]],
+            Self::Transverse => [[0, -1], [-1, 0]],
+            Self::Rotate270 => [[0, -1], [1, 0]],
+        })
+    }
+
+    /// This turn first, then the other: as one.
+    pub fn then(self, next: Self) -> Self {
+        let (Matrix(a), Matrix(b)) = (self.matrix(), next.matrix());
+        let product: [[i8; 2]; 2] =
+            std::array::from_fn(|i| std::array::from_fn(|j| a[i][0] * b[0][j] + a[i][1] * b[1][j]));
+        Self::ALL.into_iter().find(|turn| turn.matrix() == Matrix(product)).unwrap_or_default()
+    }
+
+    /// The turn that undoes this one.
+    pub fn inverse(self) -> Self {
+        Self::ALL.into_iter().find(|turn| self.then(*turn) == Self::Upright).unwrap_or_default()
+    }
+
+    /// Where a point of a picture of `size` is after the turn.
+    pub fn turn_point(self, (x, y): (f64, f64), (width, height): (f64, f64)) -> (f64, f64) {
+        match self {
+            Self::Upright => (x, y),
+            Self::FlipHorizontal => (width - x, y),
+            Self::Rotate180 => (width - x, height - y),
+            Self::FlipVertical => (x, height - y),
+            Self::Transpose => (y, x),
+            Self::Rotate90 => (height - y, x),
+            Self::Transverse => (height - y, width - x),
+            Self::Rotate270 => (y, width - x),
+        }
+    }
+}
+
 impl From<Orientation> for u8 {
     fn from(orientation: Orientation) -> Self {
         orientation.to_exif()
@@ -161,5 +219,27 @@ impl SourceFacts {
     /// The size after turning upright: what filter specs are about.
     pub fn upright_size(&self) -> Size {
         self.orientation.upright(self.stored_size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A point that no turn but one puts where it goes.
+    const POINT: (f64, f64) = (1.0, 2.0);
+    const SIZE: (f64, f64) = (10.0, 20.0);
+
+    #[test]
+    fn turns_compose_as_their_points_do() {
+        for first in Orientation::ALL {
+            let between = if first.swaps_sides() { (SIZE.1, SIZE.0) } else { SIZE };
+            for second in Orientation::ALL {
+                let stepwise = second.turn_point(first.turn_point(POINT, SIZE), between);
+                assert_eq!(first.then(second).turn_point(POINT, SIZE), stepwise, "{first:?} {second:?}");
+            }
+            assert_eq!(first.then(first.inverse()), Orientation::Upright);
+            assert_eq!(first.inverse().then(first), Orientation::Upright);
+        }
     }
 }

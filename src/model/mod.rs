@@ -6,8 +6,8 @@ pub mod image;
 pub mod key;
 pub mod media_path;
 
-pub use format::ImageFormat;
-pub use geometry::{FocalPoint, PixelRect, Size};
+pub use format::{Animation, ImageFormat};
+pub use geometry::{FocalPoint, PixelRect, Place, Size};
 pub use image::{ImageId, Orientation, SourceFacts, SourceImage, SourceRef, SourceVersion};
 pub use key::{RenditionKey, SourceKey};
 pub use media_path::MediaPath;

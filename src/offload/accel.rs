@@ -10,7 +10,7 @@ use hyper::{
     header::{HeaderName, HeaderValue},
 };
 
-use super::{Body, OffloadError, SENDIMAGE_CACHE_CONTROL, Served};
+use super::{ACCEPT, Body, OffloadError, SENDIMAGE_CACHE_CONTROL, SENDIMAGE_VARY, Served};
 
 const X_ACCEL_REDIRECT: HeaderName = HeaderName::from_static("x-accel-redirect");
 
@@ -20,6 +20,9 @@ pub(super) fn respond(internal_prefix: &str, served: &Served) -> Result<Response
     let headers = response.headers_mut();
     headers.insert(X_ACCEL_REDIRECT, HeaderValue::try_from(format!("{internal_prefix}{}", served.stored.path))?);
     headers.insert(SENDIMAGE_CACHE_CONTROL, served.cache_control()?);
+    if served.negotiated {
+        headers.insert(SENDIMAGE_VARY, ACCEPT);
+    }
     served.describe(headers);
     Ok(response)
 }

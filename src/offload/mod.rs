@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::{
     HeaderMap, Response,
-    header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderName, HeaderValue},
+    header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderName, HeaderValue, VARY},
 };
 use tower_http::services::fs::ServeFileSystemResponseBody;
 
@@ -32,6 +32,11 @@ pub type Body = Either<Full<Bytes>, ServeFileSystemResponseBody>;
 /// nginx would keep it on its own 404s too.
 pub const SENDIMAGE_CACHE_CONTROL: HeaderName = HeaderName::from_static("x-sendimage-cache-control");
 
+/// Carries `Vary` to nginx's internal location, as [`SENDIMAGE_CACHE_CONTROL`] does the caching.
+pub const SENDIMAGE_VARY: HeaderName = HeaderName::from_static("x-sendimage-vary");
+
+const ACCEPT: HeaderValue = HeaderValue::from_static("Accept");
+
 /// A rendition that a verified request may have.
 #[derive(Clone, Debug)]
 pub struct Served {
@@ -41,6 +46,8 @@ pub struct Served {
     pub disposition: Option<HeaderValue>,
     /// For how long a browser may keep it.
     pub max_age: Duration,
+    /// Whether the request's `Accept` had a say in the format.
+    pub negotiated: bool,
 }
 
 /// An offload backend.
@@ -130,6 +137,9 @@ impl Served {
     /// The caching for answers that reach the client as they are.
     fn cache(&self, headers: &mut HeaderMap) -> Result<(), OffloadError> {
         headers.insert(CACHE_CONTROL, self.cache_control()?);
+        if self.negotiated {
+            headers.insert(VARY, ACCEPT);
+        }
         Ok(())
     }
 }

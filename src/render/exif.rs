@@ -8,6 +8,8 @@ use crate::model::Orientation;
 const MAX_BYTES: usize = 64 << 10;
 /// CIPA DC-008 (EXIF 2.32), 4.6.4 A.
 const ORIENTATION_TAG: u16 = 0x0112;
+/// What a JPEG's block begins with.
+const PREFIX: &[u8] = b"Exif\0\0";
 const TYPE_SHORT: u16 = 3;
 const TYPE_LONG: u16 = 4;
 const ENTRY_BYTES: usize = 12;
@@ -17,12 +19,40 @@ const ENTRY_BYTES: usize = 12;
 /// The block may begin with JPEG's `Exif\0\0`, which some writers also put into PNG and WebP.
 pub fn orientation(block: &[u8]) -> Orientation {
     let block = &block[..block.len().min(MAX_BYTES)];
-    let tiff = block.strip_prefix(b"Exif\0\0").unwrap_or(block);
+    let tiff = block.strip_prefix(PREFIX).unwrap_or(block);
     first_directory(tiff).map(Orientation::from_exif).unwrap_or_default()
 }
 
-/// The tag's value in the TIFF structure's first directory (TIFF 6.0, section 2).
+/// The same block, naming no turn: for pixels that are upright already.
+pub fn upright(block: &[u8]) -> Vec<u8> {
+    let mut upright = block.to_vec();
+    let prefix = if block.starts_with(PREFIX) { PREFIX.len() } else { 0 };
+    if let Some((bytes, entry)) = find_tag(&block[prefix..]) {
+        // A single SHORT lies left-aligned in its four bytes; its type is set too, for a LONG would be read otherwise.
+        let one: [u8; 2] = if bytes.big_endian { [0, 1] } else { [1, 0] };
+        let kind: [u8; 2] = if bytes.big_endian { [0, 3] } else { [3, 0] };
+        let fields = [(entry + 2, kind), (entry + 8, one)];
+        for (at, value) in fields {
+            if let Some(field) = upright.get_mut(prefix + at..prefix + at + 2) {
+                field.copy_from_slice(&value);
+            }
+        }
+    }
+    upright
+}
+
+/// The tag's value in the TIFF structure's first directory.
 fn first_directory(tiff: &[u8]) -> Option<u32> {
+    let (bytes, entry) = find_tag(tiff)?;
+    match bytes.u16(entry + 2)? {
+        TYPE_SHORT => bytes.u16(entry + 8).map(u32::from),
+        TYPE_LONG => bytes.u32(entry + 8),
+        _ => None,
+    }
+}
+
+/// Where the tag's entry begins in the TIFF structure's first directory (TIFF 6.0, section 2).
+fn find_tag(tiff: &[u8]) -> Option<(Bytes<'_>, usize)> {
     let bytes = match tiff.get(..4)? {
         b"II*\0" => Bytes { tiff, big_endian: false },
         b"MM\0*" => Bytes { tiff, big_endian: true },
@@ -33,11 +63,7 @@ fn first_directory(tiff: &[u8]) -> Option<u32> {
     let entry = (0..entries)
         .map_while(|index| start.checked_add(2 + index * ENTRY_BYTES).filter(|&at| at < tiff.len()))
         .find(|&at| bytes.u16(at) == Some(ORIENTATION_TAG))?;
-    match bytes.u16(entry + 2)? {
-        TYPE_SHORT => bytes.u16(entry + 8).map(u32::from),
-        TYPE_LONG => bytes.u32(entry + 8),
-        _ => None,
-    }
+    Some((bytes, entry))
 }
 
 struct Bytes<'a> {
@@ -69,6 +95,15 @@ mod tests {
     fn both_byte_orders_are_read() {
         assert_eq!(orientation(BIG), Orientation::Rotate90);
         assert_eq!(orientation(LITTLE), Orientation::Rotate270);
+    }
+
+    #[test]
+    fn a_block_is_made_upright() {
+        for block in [BIG, LITTLE] {
+            let made = upright(block);
+            assert_eq!((orientation(&made), made.len()), (Orientation::Upright, block.len()));
+        }
+        assert_eq!(upright(b"no EXIF"), b"no EXIF");
     }
 
     #[test]

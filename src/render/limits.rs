@@ -108,11 +108,12 @@ impl Limits {
     /// # Errors
     /// [`OverLimit::OutputPixels`] or [`OverLimit::OutputSide`].
     pub fn check_output(&self, plan: &Plan) -> Result<(), OverLimit> {
-        let pixels = plan.output_size.pixels();
+        let size = plan.rendition_size();
+        let pixels = size.pixels().max(plan.output_size.pixels());
         if pixels > self.max_output_pixels {
             return Err(OverLimit::OutputPixels { found: pixels, limit: self.max_output_pixels });
         }
-        let found = plan.output_size.width.max(plan.output_size.height);
+        let found = size.width.max(size.height);
         let (limit, format) = (plan.encoding.max_side(), plan.encoding.format().name());
         match found <= limit {
             true => Ok(()),

@@ -6,15 +6,26 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use metadata::Metadata;
+use picture::Picture;
+
 use crate::model::{ImageFormat, SourceFacts};
 
 #[forbid(unsafe_code)]
 mod background;
+#[forbid(unsafe_code)]
+mod canvas;
 mod codec;
+#[forbid(unsafe_code)]
+mod effect;
 #[forbid(unsafe_code)]
 mod exif;
 #[forbid(unsafe_code)]
 pub mod limits;
+#[forbid(unsafe_code)]
+pub mod look;
+#[forbid(unsafe_code)]
+mod metadata;
 #[forbid(unsafe_code)]
 mod orient;
 #[forbid(unsafe_code)]
@@ -26,6 +37,7 @@ mod resample;
 #[cfg(test)]
 mod tests;
 
+pub use look::look;
 pub use plan::Plan;
 
 /// A rendition's bytes, and what they cost.
@@ -74,6 +86,12 @@ pub enum RenderError {
     /// The file is not the one that was probed: its format or size differs from the plan's.
     #[error("the source image changed while it was being rendered")]
     Changed,
+    /// The watermark's file cannot be used.
+    #[error("the watermark cannot be used: {detail}")]
+    Watermark {
+        /// What is wrong with it.
+        detail: String,
+    },
     /// The resizer refused. A bug if it happens: a plan is checked before.
     #[error("cannot resize: {detail}")]
     Resample {
@@ -98,28 +116,73 @@ pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
     codec::probe(source)
 }
 
-/// Makes a rendition: the plan's crop of the source, resized, upright, on the plan's background, in the plan's format.
+/// Makes a rendition of a plan without a watermark; see [`render_marked`].
 ///
 /// # Errors
-/// When the source cannot be decoded, is not what the plan was made for, or the encoder refuses.
+/// As [`render_marked`].
 pub fn render(source: &[u8], plan: &Plan) -> Result<Rendered, RenderError> {
+    render_marked(source, None, plan)
+}
+
+/// Makes a rendition: the plan's crop of the source, resized, turned, with its effects, on its background and canvas, under
+/// its watermark, in its format. `mark` is the watermark's file, where the plan has one.
+///
+/// # Errors
+/// When the source or the watermark cannot be decoded, the source is not what the plan was made for, or the encoder refuses.
+pub fn render_marked(source: &[u8], mark: Option<&[u8]>, plan: &Plan) -> Result<Rendered, RenderError> {
     let mut stages = Stages::start();
-    let orientation = plan.source.orientation;
     let cut = plan.cut_as_stored()?;
+    let finish = Finish { plan, mark: plan.watermark.as_ref().map(|_| decode_mark(mark)).transpose()? };
 
     let decoded = codec::decode(source, plan)?;
     let decode = stages.lap();
 
-    let resized = resample::resize(decoded, cut)?;
-    let upright = orient::turn_upright(resized, orientation).into_screen_colours();
-    let picture = match plan.background {
-        Some(color) => background::lay_on(upright, color),
-        None => upright,
-    };
+    let picture = finish.apply(resample::resize(decoded, cut)?)?;
     let resample = stages.lap();
 
-    let bytes = codec::encode(picture, plan.encoding)?;
+    let mut bytes = codec::encode(picture, plan.encoding)?;
+    if plan.keep_metadata {
+        bytes = Metadata::read(source, plan.source.format).write(bytes, plan.encoding.format());
+    }
     Ok(Rendered { bytes, times: StageTimes { decode, resample, encode: stages.lap() } })
+}
+
+/// What happens to a picture, or to each frame of an animation, between the resizer and the encoder.
+struct Finish<'a> {
+    plan: &'a Plan,
+    mark: Option<Picture>,
+}
+
+impl Finish<'_> {
+    fn apply(&self, resized: Picture) -> Result<Picture, RenderError> {
+        let plan = self.plan;
+        let upright = orient::turn_upright(resized, plan.turn).into_screen_colours();
+        let mut picture = effect::apply(upright, &plan.effects)?;
+        if let Some(color) = plan.background {
+            picture = background::lay_on(picture, color);
+        }
+        if let Some(canvas) = plan.canvas {
+            picture = canvas::pad(picture, canvas);
+        }
+        match (&self.mark, &plan.watermark) {
+            (Some(mark), Some(how)) => canvas::mark(picture, mark, how),
+            _ => Ok(picture),
+        }
+    }
+}
+
+/// The watermark's picture, upright. It comes from the operator, and is bounded all the same.
+fn decode_mark(file: Option<&[u8]>) -> Result<Picture, RenderError> {
+    let refused = |detail: String| RenderError::Watermark { detail };
+    let file = file.ok_or_else(|| refused("its file is missing".into()))?;
+    let facts = probe(file).map_err(|error| refused(error.to_string()))?;
+    if facts.stored_size.pixels() > plan::MAX_WATERMARK_PIXELS {
+        return Err(refused(format!("it has more than {} pixels", plan::MAX_WATERMARK_PIXELS)));
+    }
+    let orientation = facts.orientation;
+    let plan = Plan::whole(facts, plan::Encoding::Png);
+    let picture = codec::decode(file, &plan).map_err(|error| refused(error.to_string()))?;
+    Ok(orient::turn_upright(picture, orientation).into_colour())
 }
 
 /// Sources up to this many pixels are resized in Wagtail's order whatever the output. Above, and for lossy outputs, the
@@ -132,7 +195,7 @@ impl Plan {
     /// A plan from [`Plan::new`] always has a crop within the picture; one that came through a broken pipe may not.
     fn cut_as_stored(&self) -> Result<resample::Cut, RenderError> {
         let (crop, facts) = (self.crop, &self.source);
-        let size = facts.upright_size();
+        let size = self.turn.upright(facts.stored_size);
         let within = crop.left < crop.right
             && crop.top < crop.bottom
             && crop.right <= size.width
@@ -144,11 +207,11 @@ impl Plan {
         }
         // Wagtail goes along the upright picture's rows first.
         let exact = self.encoding.is_lossless() || crop.size().pixels() <= EXACT_ORDER_PIXELS;
-        let horizontal = exact && !facts.orientation.swaps_sides();
+        let horizontal = exact && !self.turn.swaps_sides();
         Ok(resample::Cut {
-            crop: orient::rect_as_stored(crop, facts.orientation, facts.stored_size),
+            crop: orient::rect_as_stored(crop, self.turn, facts.stored_size),
             reduction: self.decode_reduction,
-            output: facts.orientation.upright(self.output_size),
+            output: self.turn.upright(self.output_size),
             first: if horizontal { resample::Axis::Horizontal } else { resample::Axis::Vertical },
         })
     }

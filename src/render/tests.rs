@@ -5,12 +5,15 @@ use proptest::prelude::*;
 use super::{
     codec,
     picture::{Layout, Picture},
-    plan::{Defaults, Encoding},
+    plan::{Defaults, Encoding, PlanError},
     *,
 };
 use crate::{
-    model::{Orientation, PixelRect, Size},
+    app,
+    config::RenderConfig,
+    model::{FocalPoint, Orientation, PixelRect, Size},
     spec::{FilterSpec, Quality},
+    workers::Marks,
 };
 
 const QUALITY: u64 = 80;
@@ -20,8 +23,7 @@ fn quality() -> Quality {
 }
 
 fn plan_for(source: &[u8], spec: &str) -> Result<Plan, String> {
-    let defaults =
-        Defaults { jpeg_quality: quality(), jpeg_progressive: false, webp_quality: quality(), full_decode_pixels: 100 };
+    let defaults = Defaults { full_decode_pixels: 100, ..app::defaults(&RenderConfig::default(), &Marks::default()) };
     let facts = probe(source).map_err(|error| error.to_string())?;
     // What the gate does: nothing large is decoded in a test.
     if facts.stored_size.pixels() > 4_000_000 {
@@ -199,6 +201,7 @@ fn a_reduced_decode_keeps_the_crop_in_place() {
     for orientation in 1..=8 {
         let mut reduced = plan_for(&jpeg, "fill-75x50").unwrap();
         reduced.source.orientation = Orientation::from_exif(orientation);
+        reduced.turn = reduced.source.orientation;
         let upright = reduced.source.upright_size();
         reduced.crop = PixelRect { left: 37, top: 51, right: upright.width - 91, bottom: upright.height - 13 };
         reduced.encoding = Encoding::Png;
@@ -272,5 +275,206 @@ proptest! {
         if let Ok(plan) = plan_for(&file, "fill-20x30|format-webp") {
             let _ = render(&file, &plan);
         }
+    }
+}
+
+/// Our own operations on a picture of 24 x 16 pixels, as rows of what must come out.
+#[test]
+fn our_own_operations_give_the_sizes_they_promise() {
+    let png = codec::encode(picture(Size::new(24, 16), Layout::Rgba8), Encoding::Png).unwrap();
+    for (spec, width, height) in [
+        ("rotate-90", 16, 24),
+        ("rotate-180", 24, 16),
+        ("rotate-270|width-8", 8, 12),
+        ("width-12|rotate-90", 8, 12),
+        ("flip-h|flip-v", 24, 16),
+        ("crop-2,3,10,5", 10, 5),
+        ("crop-20,10,100,100", 4, 6),
+        ("width-12|crop-2,2,6,6", 6, 6),
+        ("crop-0,0,16,16|fill-8x4", 8, 4),
+        ("pad-30x30", 30, 30),
+        ("pad-12x12-f00", 12, 12),
+        ("fill-8x8|pad-10x9|format-jpeg", 10, 9),
+        ("width-6|dpr-2", 12, 8),
+        ("width-6|dpr-1.5", 9, 6),
+        ("fill-4x4|dpr-8", 16, 16),
+        ("pad-6x6|dpr-3", 18, 18),
+        ("blur-2|sharpen-1|grayscale|invert", 24, 16),
+        ("scale-50|dpr-2", 12, 8),
+        ("keep-meta|width-7", 7, 4),
+    ] {
+        let plan = plan_for(&png, spec).unwrap();
+        let made = decoded(&render(&png, &plan).unwrap().bytes);
+        assert_eq!((made.size, made.size), (Size::new(width, height), plan.rendition_size()), "{spec}");
+    }
+    assert_eq!(plan_for(&png, "crop-24,0,1,1"), Err(PlanError::EmptyCrop.to_string()));
+    assert_eq!(plan_for(&png, "watermark-none"), Err(PlanError::NoWatermark.to_string()));
+}
+
+#[test]
+fn turns_and_crops_move_pixels_where_they_should() {
+    let source = picture(Size::new(24, 16), Layout::Rgb8);
+    let png = codec::encode(source.clone(), Encoding::Png).unwrap();
+    let made = |spec: &str| decoded(&render(&png, &plan_for(&png, spec).unwrap()).unwrap().bytes);
+    let pixel = |picture: &Picture, x: u32, y: u32| {
+        let at = (y * picture.size.width + x) as usize * 3;
+        picture.pixels[at..at + 3].to_vec()
+    };
+    let rotated = made("rotate-90");
+    assert_eq!(pixel(&rotated, 15 - 3, 5), pixel(&source, 5, 3));
+    let cut = made("rotate-90|crop-4,6,8,8|flip-h");
+    assert_eq!(pixel(&cut, 7 - 2, 1), pixel(&rotated, 6, 7));
+    assert_eq!(made("rotate-90|rotate-270").pixels, source.pixels);
+    assert_eq!(made("flip-h|rotate-180|flip-v").pixels, source.pixels);
+}
+
+#[test]
+fn a_border_is_found_whatever_the_orientation() {
+    let mut framed = Picture::blank(Size::new(20, 10), Layout::Gray8);
+    framed.pixels.fill(250);
+    for y in 3..6 {
+        framed.pixels[y * 20 + 7..y * 20 + 12].fill(9);
+    }
+    let png = codec::encode(framed, Encoding::Png).unwrap();
+    let mut facts = probe(&png).unwrap();
+    let trim = look::Look::Trim { tolerance: 3 };
+    for (orientation, found) in [(1, (7, 3, 12, 6)), (2, (8, 3, 13, 6)), (6, (4, 7, 7, 12)), (8, (3, 8, 6, 13))] {
+        facts.orientation = Orientation::from_exif(orientation);
+        let (left, top, right, bottom) = found;
+        let rect = look(&png, &Plan::to_look(&facts, trim), trim).unwrap();
+        assert_eq!(rect, PixelRect { left, top, right, bottom }, "{orientation}");
+    }
+    facts.orientation = Orientation::Upright;
+    let mut findings = look::Findings::default();
+    let spec = FilterSpec::parse("trim-3|width-100").unwrap();
+    let defaults = app::defaults(&RenderConfig::default(), &Marks::default());
+    assert_eq!(Plan::seen(&facts, &findings, &spec, None, &defaults), Err(PlanError::Unseen(trim)));
+    findings.note(trim, look(&png, &Plan::to_look(&facts, trim), trim).unwrap());
+    let plan = Plan::seen(&facts, &findings, &spec, None, &defaults).unwrap();
+    let made = decoded(&render(&png, &plan).unwrap().bytes);
+    assert_eq!((made.size, made.pixels), (Size::new(5, 3), vec![9; 15]));
+    // A picture of one colour has no border: it stays whole.
+    let plain = codec::encode(Picture::blank(Size::new(4, 4), Layout::Rgb8), Encoding::Png).unwrap();
+    let plan = Plan::to_look(&probe(&plain).unwrap(), trim);
+    assert_eq!(look(&plain, &plan, trim).unwrap(), PixelRect::whole(Size::new(4, 4)));
+}
+
+#[test]
+fn a_smart_fill_keeps_the_subject() {
+    // A busy square at the right of a plain picture.
+    let mut scene = Picture::blank(Size::new(600, 200), Layout::Rgb8);
+    scene.pixels.fill(128);
+    for y in 60..140 {
+        for x in 480..560 {
+            let at = (y * 600 + x) * 3;
+            scene.pixels[at..at + 3].copy_from_slice(if (x / 8 + y / 8) % 2 == 0 {
+                &[255, 40, 0]
+            } else {
+                &[0, 40, 255]
+            });
+        }
+    }
+    let png = codec::encode(scene, Encoding::Png).unwrap();
+    let facts = probe(&png).unwrap();
+    let spec = FilterSpec::parse("fill-50x50|smart").unwrap();
+    let interest = look::Look::interest(&spec, None).unwrap();
+    assert_eq!(interest, look::Look::Interest { across: 1, down: 1 });
+    let mut findings = look::Findings::default();
+    findings.note(interest, look(&png, &Plan::to_look(&facts, interest), interest).unwrap());
+    let defaults = app::defaults(&RenderConfig::default(), &Marks::default());
+    let plan = Plan::seen(&facts, &findings, &spec, None, &defaults).unwrap();
+    assert!(plan.crop.left <= 480 && plan.crop.right >= 560, "{:?} of {findings:?}", plan.crop);
+    // A focal point that an editor set goes before.
+    let set = FocalPoint { x: 50.0, y: 100.0, width: 10.0, height: 10.0 };
+    assert!(Plan::seen(&facts, &findings, &spec, Some(set), &defaults).unwrap().crop.left <= 45);
+}
+
+#[test]
+fn metadata_goes_along_only_when_asked_for() {
+    let exif = include_bytes!("../../tests/vectors/images/exif_6.jpg");
+    for (format, kept) in [("jpeg", true), ("png", true), ("webp", true), ("gif", false)] {
+        let plan = plan_for(exif, &format!("width-20|keep-meta|format-{format}")).unwrap();
+        let made = render(exif, &plan).unwrap().bytes;
+        assert_eq!(
+            made.windows(8).any(|window| window == b"MM\0*\0\0\0\x08" || window == b"II*\0\x08\0\0\0"),
+            kept,
+            "{format}"
+        );
+        // The pixels are upright now, and the file says so.
+        let facts = probe(&made).unwrap();
+        assert_eq!((facts.orientation, facts.stored_size), (Orientation::Upright, plan.rendition_size()), "{format}");
+        let bare = render(exif, &plan_for(exif, &format!("width-20|format-{format}")).unwrap()).unwrap().bytes;
+        assert!(made.len() > bare.len() || !kept, "{format}");
+        assert!(!bare.windows(4).any(|window| window == b"Exif" || window == b"eXIf"), "{format}");
+    }
+}
+
+fn our_operation() -> impl Strategy<Value = String> {
+    prop_oneof![
+        prop::sample::select(vec![
+            "rotate-90",
+            "rotate-180",
+            "rotate-270",
+            "flip-h",
+            "flip-v",
+            "grayscale",
+            "invert",
+            "smart",
+            "keep-meta",
+            "original",
+            "format-jpeg",
+            "format-webp",
+            "format-gif",
+            "format-png",
+            "bgcolor-fe3",
+            "dpr-2",
+            "format-auto",
+        ])
+        .prop_map(str::to_owned),
+        (0u32..30, 0u32..30, 1u32..40, 1u32..40).prop_map(|(x, y, w, h)| format!("crop-{x},{y},{w},{h}")),
+        (1u32..60, 1u32..60).prop_map(|(w, h)| format!("fill-{w}x{h}")),
+        (1u32..60).prop_map(|w| format!("width-{w}")),
+        (1u32..60, 1u32..60).prop_map(|(w, h)| format!("min-{w}x{h}")),
+        (30u32..300).prop_map(|s| format!("blur-{}", f64::from(s) / 100.0)),
+        (30u32..300).prop_map(|s| format!("sharpen-{}", f64::from(s) / 100.0)),
+        any::<u8>().prop_map(|tolerance| format!("trim-{tolerance}")),
+    ]
+}
+
+proptest! {
+    /// Whatever is asked for, in whatever order: no panic, the size that was planned, and never more than is reserved for.
+    #[test]
+    fn any_chain_of_operations_keeps_its_plan(
+        layout in prop::sample::select(vec![
+            Layout::Gray8, Layout::GrayAlpha8, Layout::Rgb8, Layout::Rgba8, Layout::Gray16,
+        ]),
+        (width, height) in (1u32..40, 1u32..40),
+        orientation in 1u32..=8,
+        operations in prop::collection::vec(our_operation(), 1..6),
+        pad in prop::option::of((1u32..50, 1u32..50, any::<bool>())),
+    ) {
+        let png = codec::encode(picture(Size::new(width, height), layout), Encoding::Png).unwrap();
+        let mut facts = probe(&png).unwrap();
+        facts.orientation = Orientation::from_exif(orientation);
+        let pad = pad.map(|(w, h, color)| format!("pad-{w}x{h}{}", if color { "-0a0b0c" } else { "" }));
+        let text: Vec<String> = operations.into_iter().chain(pad).collect();
+        let spec = FilterSpec::parse(&text.join("|")).unwrap();
+        let defaults = app::defaults(&RenderConfig::default(), &Marks::default());
+        let mut findings = look::Findings::default();
+        let plan = loop {
+            match Plan::seen(&facts, &findings, &spec, None, &defaults) {
+                Err(PlanError::Unseen(what)) => {
+                    let found = look(&png, &Plan::to_look(&facts, what), what).unwrap();
+                    prop_assert!(found.is_within(facts.upright_size()), "{:?} {:?}", what, found);
+                    findings.note(what, found);
+                }
+                Err(PlanError::EmptyCrop) => return Ok(()),
+                other => break other.unwrap(),
+            }
+        };
+        let made = render(&png, &plan).unwrap();
+        let facts = probe(&made.bytes).unwrap();
+        prop_assert_eq!((facts.format, facts.stored_size), (plan.encoding.format(), plan.rendition_size()));
+        prop_assert!(made.bytes.len() as u64 <= plan.peak_bytes(png.len() as u64));
     }
 }

@@ -5,7 +5,7 @@ pub mod flight;
 mod planned;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,15 +20,16 @@ use planned::PlannedCache;
 
 use crate::{
     metrics::Metrics,
-    model::{RenditionKey, SourceFacts, SourceImage, SourceKey, SourceRef, SourceVersion},
+    model::{ImageFormat, RenditionKey, SourceFacts, SourceImage, SourceKey, SourceRef, SourceVersion},
     render::{
         limits::Limits,
-        plan::{Defaults, Plan},
+        look::{Findings, Look},
+        plan::{Defaults, Plan, PlanError},
     },
     source::{OpenSource, Source, SourceError, Stat},
     spec::FilterSpec,
     store::{SourceRecord, Store, StoredRendition},
-    workers::{Lane, Pool},
+    workers::{Files, Lane, Marks, Pool},
 };
 
 /// Source images whose facts are held in memory; others are read from the store's record.
@@ -41,11 +42,14 @@ pub struct Renditions {
     pool: Arc<Pool>,
     limits: Limits,
     defaults: Defaults,
+    svg_sources: BTreeSet<String>,
+    marks: Marks,
     deadline: Duration,
     metrics: Arc<Metrics>,
     known: Cache<SourceRef, Arc<SourceRecord>>,
     planned: PlannedCache,
     probes: Flights<(SourceRef, SourceVersion), Result<Arc<SourceRecord>, EnsureError>>,
+    looks: Flights<(SourceRef, SourceVersion, Look), Result<Arc<SourceRecord>, EnsureError>>,
     renders: Flights<RenditionKey, Result<StoredRendition, EnsureError>>,
     memory: Memory,
 }
@@ -62,6 +66,10 @@ pub struct Parts {
     pub limits: Limits,
     /// What specs leave open.
     pub defaults: Defaults,
+    /// The sources whose SVG files are served.
+    pub svg_sources: BTreeSet<String>,
+    /// The watermarks' files.
+    pub marks: Marks,
     /// From the request to the rendition.
     pub deadline: Duration,
     /// All metrics.
@@ -102,18 +110,21 @@ pub struct Resolved {
 impl Renditions {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { sources, store, pool, limits, defaults, deadline, metrics } = parts;
+        let Parts { sources, store, pool, limits, defaults, svg_sources, marks, deadline, metrics } = parts;
         Arc::new(Self {
             sources,
             store,
             pool,
             limits,
             defaults,
+            svg_sources,
+            marks,
             deadline,
             metrics,
             known: Cache::new(KNOWN_SOURCES),
             planned: PlannedCache::default(),
             probes: Flights::default(),
+            looks: Flights::default(),
             renders: Flights::default(),
             memory: Memory::default(),
         })
@@ -155,9 +166,20 @@ impl Renditions {
         if let Some(error) = self.memory.recall(planned.key.path()) {
             return Err(error);
         }
+        self.render(&image.location, &planned, Lane::of(&planned.plan), deadline).await
+    }
+
+    /// Renders, or joins the render that is under way.
+    async fn render(
+        self: &Arc<Self>,
+        location: &SourceRef,
+        planned: &Arc<Planned>,
+        lane: Lane,
+        deadline: Instant,
+    ) -> Result<Ensured, EnsureError> {
         let render = || {
-            let (this, location, planned) = (self.clone(), image.location.clone(), planned.clone());
-            async move { this.make(&location, &planned, deadline).await }
+            let (this, location, planned) = (self.clone(), location.clone(), planned.clone());
+            async move { this.make(&location, &planned, lane, deadline).await }
         };
         match self.renders.join(&planned.key, render).await {
             Ok((result, role)) => {
@@ -166,6 +188,37 @@ impl Renditions {
             }
             Err(flight::Crashed) => Err(EnsureError::Crashed),
         }
+    }
+
+    /// As [`Renditions::ensure`], but of an AVIF that is not there `None`: it is begun behind all that somebody waits for,
+    /// and another format can be served meanwhile.
+    ///
+    /// # Errors
+    /// See [`EnsureError`]. What goes wrong behind is in the log and in the metrics, and `None` until it is mended.
+    pub async fn find_or_begin(
+        self: &Arc<Self>,
+        image: &SourceImage,
+        spec: &FilterSpec,
+    ) -> Result<Option<Ensured>, EnsureError> {
+        let deadline = self.deadline();
+        let resolved = self.resolve_by(image, spec, deadline).await?;
+        if let Some(stored) = resolved.stored {
+            return Ok(Some(Ensured { stored, how: How::Hit }));
+        }
+        let planned = resolved.planned;
+        if planned.key.format() != ImageFormat::Avif {
+            return self.ensure(image, spec).await.map(Some);
+        }
+        if resolved.source_is_there && self.memory.recall(planned.key.path()).is_none() {
+            let (this, location) = (self.clone(), image.location.clone());
+            tokio::spawn(async move {
+                let made = this.render(&location, &planned, Lane::Warm, deadline).await;
+                if let Err(error) = made {
+                    tracing::info!(reason = %error, "an AVIF was not made behind another format's answer");
+                }
+            });
+        }
+        Ok(None)
     }
 
     /// Solves a request as far as it can be without rendering.
@@ -211,11 +264,25 @@ impl Renditions {
         deadline: Instant,
     ) -> Result<Arc<Planned>, EnsureError> {
         let location = &image.location;
-        let record = match last {
+        let source_is_there = last.is_none();
+        let mut record = match last {
             Some(record) => record,
             None => self.facts(location, version, deadline).await?,
         };
-        let plan = Plan::new(&record.facts, spec, image.focal_point, &self.defaults)?;
+        if record.facts.format == ImageFormat::Svg && !self.svg_sources.contains(&location.source) {
+            return Err(PlanError::Svg.into());
+        }
+        let plan = loop {
+            match Plan::seen(&record.facts, &record.findings, spec, image.focal_point, &self.defaults) {
+                Ok(plan) => break plan,
+                // Each look adds its finding, so this ends.
+                Err(PlanError::Unseen(look)) if source_is_there => {
+                    record = self.looked(location, &record, look, deadline).await?
+                }
+                Err(PlanError::Unseen(_)) => return Err(EnsureError::SourceGone("its pixels were never looked at")),
+                Err(error) => return Err(error.into()),
+            }
+        };
         self.limits.check_output(&plan)?;
         Ok(self.planned.insert(Planned::new(location, &record.version, spec, image.focal_point, plan)))
     }
@@ -265,12 +332,62 @@ impl Renditions {
         }
         let facts =
             self.probe(location, &version, deadline).await.inspect_err(|error| self.memory.note(&memory_key, error))?;
-        let record = Arc::new(SourceRecord { version, facts });
+        let record = Arc::new(SourceRecord { version, facts, findings: Findings::default() });
+        self.remember(location, &record).await;
+        Ok(record)
+    }
+
+    async fn remember(&self, location: &SourceRef, record: &Arc<SourceRecord>) {
         self.known.insert(location.clone(), record.clone());
-        if let Err(error) = self.store.remember(&source_key, &record).await {
+        if let Err(error) = self.store.remember(&SourceKey::new(location), record).await {
             // Not this request's business: its rendition may be stored all the same, or fail with its own error.
             tracing::warn!(error = %self.store_failed(error), "a source image's record was not written");
         }
+    }
+
+    /// The record with what a look at the pixels finds: once for all who wait.
+    async fn looked(
+        self: &Arc<Self>,
+        location: &SourceRef,
+        record: &Arc<SourceRecord>,
+        look: Look,
+        deadline: Instant,
+    ) -> Result<Arc<SourceRecord>, EnsureError> {
+        let key = (location.clone(), record.version.clone(), look);
+        let see = || {
+            let (this, location, record) = (self.clone(), location.clone(), record.clone());
+            async move { this.look(&location, record, look, deadline).await }
+        };
+        match self.looks.join(&key, see).await {
+            Ok((record, _)) => record,
+            Err(flight::Crashed) => Err(EnsureError::Crashed),
+        }
+    }
+
+    async fn look(
+        &self,
+        location: &SourceRef,
+        record: Arc<SourceRecord>,
+        look: Look,
+        deadline: Instant,
+    ) -> Result<Arc<SourceRecord>, EnsureError> {
+        let memory_key = format!("{} {:?} {look:?}", SourceKey::new(location).directory(), record.version);
+        if let Some(error) = self.memory.recall(&memory_key) {
+            return Err(error);
+        }
+        let see = async {
+            let open = self.open(location, &record.version).await?;
+            self.limits.check_source(&record.facts)?;
+            let found = self.pool.look(&open.file, &record.facts, look, deadline).await?;
+            if open.is_unchanged()? { Ok(found) } else { Err(EnsureError::SourceChanged) }
+        };
+        let found = see.await.inspect_err(|error| self.memory.note(&memory_key, error))?;
+        // Another look may have ended meanwhile: what it found stays.
+        let latest = self.known.get(location).filter(|known| known.version == record.version);
+        let mut record = SourceRecord::clone(&latest.unwrap_or(record));
+        record.findings.note(look, found);
+        let record = Arc::new(record);
+        self.remember(location, &record).await;
         Ok(record)
     }
 
@@ -310,9 +427,10 @@ impl Renditions {
         &self,
         location: &SourceRef,
         planned: &Planned,
+        lane: Lane,
         deadline: Instant,
     ) -> Result<StoredRendition, EnsureError> {
-        let result = self.try_make(location, planned, deadline).await;
+        let result = self.try_make(location, planned, lane, deadline).await;
         let outcome = match &result {
             Ok(_) => "rendered",
             Err(error) => {
@@ -328,6 +446,7 @@ impl Renditions {
         &self,
         location: &SourceRef,
         planned: &Planned,
+        lane: Lane,
         deadline: Instant,
     ) -> Result<StoredRendition, EnsureError> {
         let Planned { plan, key, .. } = planned;
@@ -340,8 +459,8 @@ impl Renditions {
         self.limits.check_bytes(open.stat.bytes)?;
         self.limits.check_source(&plan.source)?;
         let draft = self.store.draft(key).await.map_err(|error| self.store_failed(error))?;
-        let rendered =
-            self.pool.render(&open.file, plan, draft.file(), open.stat.bytes, Lane::of(plan), deadline).await;
+        let files = Files { source: &open.file, output: draft.file(), mark: self.marks.of(plan) };
+        let rendered = self.pool.render(files, plan, open.stat.bytes, lane, deadline).await;
         rendered.map_err(|error| match EnsureError::from(error) {
             EnsureError::Store(error) => self.store_failed(error),
             other => other,

@@ -2,14 +2,14 @@
 //!
 //! The grammar is Wagtail's (`wagtail.images.models.Filter` and `image_operations`, 8.0.1), as lenient as Python is with
 //! numbers, so that every URL a site has ever handed out keeps working. [`FilterSpec::canonical`] gives the one spelling
-//! that keys and logs use.
+//! that keys and logs use. Operations that Wagtail does not have are strict with theirs.
 
 mod number;
 mod operation;
 mod parse;
 mod print;
 
-pub use operation::{Closeness, Operation, OutputFormat, Quality, Rgb};
+pub use operation::{Accepted, Closeness, Dpr, Operation, OutputFormat, Quality, Rgb, Sigma, Turn, WatermarkName};
 pub use parse::{MAX_BYTES, MAX_OPERATIONS, Problem, SpecError};
 
 /// A parsed filter spec: at least one operation, in the order written.
@@ -22,5 +22,20 @@ impl FilterSpec {
     /// The operations in order; never empty.
     pub fn operations(&self) -> &[Operation] {
         &self.operations
+    }
+
+    /// Whether the format depends on what the client accepts: `format-auto` with no other format after it.
+    pub fn is_auto(&self) -> bool {
+        let format = |operation: &&Operation| matches!(operation, Operation::Format(_) | Operation::FormatAuto(_));
+        matches!(self.operations.iter().rev().find(format), Some(Operation::FormatAuto(_)))
+    }
+
+    /// The same spec for a client that accepts these formats; its text does not change.
+    pub fn accepting(&self, accepted: Accepted) -> Self {
+        let operations = self.operations.iter().map(|operation| match operation {
+            Operation::FormatAuto(_) => Operation::FormatAuto(accepted),
+            other => other.clone(),
+        });
+        Self { operations: operations.collect() }
     }
 }

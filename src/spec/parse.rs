@@ -2,7 +2,9 @@
 
 use thiserror::Error;
 
-use super::{Closeness, FilterSpec, Operation, OutputFormat, Quality, Rgb, number};
+use super::{
+    Accepted, Closeness, Dpr, FilterSpec, Operation, OutputFormat, Quality, Rgb, Sigma, Turn, WatermarkName, number,
+};
 use crate::model::ImageFormat;
 
 /// Longest spec accepted, in bytes. Wagtail's own column for it holds 255 characters.
@@ -59,7 +61,7 @@ pub enum Problem {
     #[error("a quality is at most 100")]
     QualityOutOfRange,
     /// No such output format.
-    #[error("the format must be one of jpeg, png, webp, avif, gif, ico")]
+    #[error("the format must be one of jpeg, png, webp, avif, gif, ico, auto")]
     UnknownFormat,
     /// HEIC is read, never written.
     #[error("HEIC is never written; webp and avif are smaller and seen everywhere")]
@@ -67,6 +69,33 @@ pub enum Problem {
     /// Not three or six hexadecimal digits.
     #[error("a colour is three or six hexadecimal digits")]
     NotColor,
+    /// Not a quarter, half or three quarters of a turn.
+    #[error("a rotation is 90, 180 or 270 degrees")]
+    NotRotation,
+    /// Neither `h` nor `v`.
+    #[error("a flip is h (left to right) or v (top to bottom)")]
+    NotFlip,
+    /// Not four numbers.
+    #[error("a crop is X,Y,WIDTH,HEIGHT in pixels, with a width and a height of at least 1")]
+    NotCrop,
+    /// A canvas of nothing.
+    #[error("a pad needs a width and a height of at least 1")]
+    ZeroPad,
+    /// Tolerance above 255.
+    #[error("a trim's tolerance is a number from 0 to 255")]
+    NotTolerance,
+    /// Deviation out of range.
+    #[error("a standard deviation is a number from 0.3 to 100 pixels")]
+    NotSigma,
+    /// Ratio out of range.
+    #[error("a device pixel ratio is a number from 1 to 8")]
+    NotDpr,
+    /// Not a name that a section could have.
+    #[error("a watermark's name has 1 to 64 letters, digits, hyphens and underscores")]
+    NotWatermark,
+    /// A size asked for after `pad` settled it.
+    #[error("pad settles the size: crops, turns and sizes stand before it, and it stands once")]
+    AfterPad,
     /// `preserve-svg` alone says nothing about the output.
     #[error("preserve-svg needs another operation beside it")]
     OnlyPreserveSvg,
@@ -87,7 +116,12 @@ impl FilterSpec {
             if operations.len() == MAX_OPERATIONS {
                 return Err(SpecError { offset, problem: Problem::TooManyOperations });
             }
-            operations.push(Arguments::new(part, offset).operation()?);
+            let operation = Arguments::new(part, offset).operation()?;
+            let padded = operations.iter().any(|before| matches!(before, Operation::Pad { .. }));
+            if padded && operation.decides_size() {
+                return Err(SpecError { offset, problem: Problem::AfterPad });
+            }
+            operations.push(operation);
             offset += part.len() + 1;
         }
         if operations.iter().all(|operation| *operation == Operation::PreserveSvg) {
@@ -135,8 +169,11 @@ impl<'a> Arguments<'a> {
 
     /// The operation, with nothing left over.
     fn operation(mut self) -> Result<Operation, SpecError> {
-        if self.text == "preserve-svg" {
-            return Ok(Operation::PreserveSvg);
+        match self.text {
+            "preserve-svg" => return Ok(Operation::PreserveSvg),
+            "keep-meta" => return Ok(Operation::KeepMeta),
+            "format-auto" => return Ok(Operation::FormatAuto(Accepted::default())),
+            _ => {}
         }
         let (name, offset) = self.required()?;
         let operation = match name {
@@ -152,6 +189,17 @@ impl<'a> Arguments<'a> {
             "webpquality" => Operation::WebpQuality(self.quality()?),
             "avifquality" => Operation::AvifQuality(self.quality()?),
             "bgcolor" => Operation::BackgroundColor(self.color()?),
+            "rotate" | "flip" => self.turn(name == "flip")?,
+            "crop" => self.crop()?,
+            "pad" => self.pad()?,
+            "trim" => Operation::Trim(self.tolerance()?),
+            "smart" => Operation::Smart,
+            "blur" => Operation::Blur(self.ranged(Sigma::new, Problem::NotSigma)?),
+            "sharpen" => Operation::Sharpen(self.ranged(Sigma::new, Problem::NotSigma)?),
+            "grayscale" => Operation::Grayscale,
+            "invert" => Operation::Invert,
+            "watermark" => self.watermark()?,
+            "dpr" => Operation::Dpr(self.ranged(Dpr::new, Problem::NotDpr)?),
             _ => return Err(SpecError { offset, problem: Problem::UnknownOperation }),
         };
         match self.next() {
@@ -208,6 +256,59 @@ impl<'a> Arguments<'a> {
         Ok(Operation::Fill { width, height, closeness })
     }
 
+    fn turn(&mut self, flip: bool) -> Result<Operation, SpecError> {
+        let (_, offset) = self.required()?;
+        let problem = if flip { Problem::NotFlip } else { Problem::NotRotation };
+        let end = self.text.len() - self.rest.map_or(0, |rest| rest.len() + 1);
+        let turn = Turn::NAMES.iter().find(|(name, _)| *name == &self.text[..end]);
+        turn.map(|(_, turn)| Operation::Turn(*turn)).ok_or(SpecError { offset, problem })
+    }
+
+    fn crop(&mut self) -> Result<Operation, SpecError> {
+        let (text, offset) = self.required()?;
+        let error = SpecError { offset, problem: Problem::NotCrop };
+        let mut numbers = text.split(',').map(digits);
+        let mut number = || numbers.next().flatten().ok_or(error.clone());
+        let (left, top, width, height) = (number()?, number()?, number()?, number()?);
+        match numbers.next() {
+            None if width > 0 && height > 0 => Ok(Operation::Crop { left, top, width, height }),
+            _ => Err(error),
+        }
+    }
+
+    fn pad(&mut self) -> Result<Operation, SpecError> {
+        let offset = self.offset();
+        let (width, height) = self.size()?;
+        if width == 0 || height == 0 {
+            return Err(SpecError { offset, problem: Problem::ZeroPad });
+        }
+        let color = if self.rest.is_some() { Some(self.color()?) } else { None };
+        Ok(Operation::Pad { width, height, color })
+    }
+
+    fn tolerance(&mut self) -> Result<u8, SpecError> {
+        let (text, offset) = self.required()?;
+        digits(text)
+            .and_then(|tolerance| u8::try_from(tolerance).ok())
+            .ok_or(SpecError { offset, problem: Problem::NotTolerance })
+    }
+
+    /// A decimal number that `new` takes.
+    fn ranged<T>(&mut self, new: impl Fn(f64) -> Option<T>, problem: Problem) -> Result<T, SpecError> {
+        let (text, offset) = self.required()?;
+        let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        let number = if plain { text.parse().ok() } else { None };
+        number.and_then(new).ok_or(SpecError { offset, problem })
+    }
+
+    /// A name may hold hyphens: the rest of the part is it.
+    fn watermark(&mut self) -> Result<Operation, SpecError> {
+        let offset = self.offset();
+        let name = self.rest.take().ok_or(SpecError { offset, problem: Problem::MissingArgument })?;
+        let name = WatermarkName::new(name).ok_or(SpecError { offset, problem: Problem::NotWatermark })?;
+        Ok(Operation::Watermark(name))
+    }
+
     /// Options other than `lossless` are accepted and mean nothing, as in Wagtail.
     fn format(&mut self) -> Result<OutputFormat, SpecError> {
         let (name, offset) = self.required()?;
@@ -247,6 +348,12 @@ impl<'a> Arguments<'a> {
     }
 }
 
+/// Plain ASCII digits, within what a length may be.
+fn digits(text: &str) -> Option<u64> {
+    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if plain { number::whole(text) } else { None }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,6 +378,27 @@ mod tests {
         assert_eq!(error("max-10xb"), (7, Problem::NotWhole));
         assert_eq!(error("fill-10x0"), (5, Problem::ZeroSize));
         assert_eq!(error("fill-10x10-50"), (11, Problem::NotCloseness));
+        assert_eq!(error("rotate-45"), (7, Problem::NotRotation));
+        assert_eq!(error("rotate"), (6, Problem::MissingArgument));
+        assert_eq!(error("rotate-90-1"), (10, Problem::ExtraArgument));
+        assert_eq!(error("flip-x"), (5, Problem::NotFlip));
+        assert_eq!(error("width-9|crop-1,2,3"), (13, Problem::NotCrop));
+        assert_eq!(error("crop-1,2,3,0"), (5, Problem::NotCrop));
+        assert_eq!(error("crop-1,2,3,4,5"), (5, Problem::NotCrop));
+        assert_eq!(error("pad-0x3"), (4, Problem::ZeroPad));
+        assert_eq!(error("pad-3x3-zz"), (8, Problem::NotColor));
+        assert_eq!(error("pad-3x3|grayscale|width-3"), (18, Problem::AfterPad));
+        assert_eq!(error("pad-3x3|pad-4x4"), (8, Problem::AfterPad));
+        assert_eq!(error("trim-256"), (5, Problem::NotTolerance));
+        assert_eq!(error("blur-0"), (5, Problem::NotSigma));
+        assert_eq!(error("blur-1e1"), (5, Problem::NotSigma));
+        assert_eq!(error("sharpen-101"), (8, Problem::NotSigma));
+        assert_eq!(error("dpr-0.5"), (4, Problem::NotDpr));
+        assert_eq!(error("dpr-9"), (4, Problem::NotDpr));
+        assert_eq!(error("watermark-"), (10, Problem::NotWatermark));
+        assert_eq!(error("watermark"), (9, Problem::MissingArgument));
+        assert_eq!(error("keep-meta-1"), (0, Problem::UnknownOperation));
+        assert_eq!(error("format-auto-lossless"), (7, Problem::UnknownFormat));
         assert_eq!(error("fill-10x10-c-5"), (12, Problem::NotWhole));
         assert_eq!(error("scale-inf"), (6, Problem::NotFinite));
         assert_eq!(error("scale-1e400"), (6, Problem::NotFinite));

@@ -396,7 +396,7 @@ mod tests {
             bytes_per_pixel: 3,
             progressive: false,
         };
-        let record = SourceRecord { version: version(), facts };
+        let record = SourceRecord { version: version(), facts, findings: Default::default() };
         store.remember(key.source(), &record).await.unwrap();
         assert_eq!(store.record(key.source()).await, Ok(Some(record)));
         std::fs::write(folder.path().join("r").join(key.source().directory()).join(RECORD), "{").unwrap();

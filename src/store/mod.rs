@@ -10,7 +10,10 @@ use thiserror::Error;
 
 pub use fs::FsStore;
 
-use crate::model::{ImageFormat, RenditionKey, SourceFacts, SourceKey, SourceVersion};
+use crate::{
+    model::{ImageFormat, RenditionKey, SourceFacts, SourceKey, SourceVersion},
+    render::look::Findings,
+};
 
 /// A rendition that is in the store, whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +34,9 @@ pub struct SourceRecord {
     pub version: SourceVersion,
     /// What its probe found.
     pub facts: SourceFacts,
+    /// What looks at its pixels have found.
+    #[serde(default)]
+    pub findings: Findings,
 }
 
 /// A rendition being written. It has a temporary name until it is published; dropped before that, it is gone.

@@ -12,14 +12,15 @@ use thiserror::Error;
 
 use super::sandbox::SandboxReport;
 use crate::{
-    model::{ImageFormat, SourceFacts},
-    render::{RenderError, StageTimes, limits::OverLimit, plan::Plan},
+    model::{PixelRect, SourceFacts},
+    render::{RenderError, StageTimes, limits::OverLimit, look::Look, plan::Plan},
 };
 
 /// The longest message either way. A plan takes about one kilobyte.
 pub const MAX_MESSAGE_BYTES: usize = 64 << 10;
 
-/// One job, as the gate sends it. The first descriptor beside it is the source, the second, of a render, the output.
+/// One job, as the gate sends it. The first descriptor beside it is the source; of a render, the second is the output and the
+/// third, where the plan has one, the watermark.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Job {
@@ -45,6 +46,13 @@ pub enum Task {
     Render {
         /// The plan.
         plan: Plan,
+    },
+    /// Find something in the pixels.
+    Look {
+        /// How to decode and shrink them.
+        plan: Plan,
+        /// What to look for.
+        look: Look,
     },
 }
 
@@ -72,6 +80,8 @@ pub struct Reply {
 pub enum Answer {
     /// The header's numbers.
     Probed(SourceFacts),
+    /// What a look has found, in pixels of the upright source.
+    Looked(PixelRect),
     /// The output holds a rendition.
     Rendered(RenderReport),
     /// The source is no image, or not one that can be rendered.
@@ -183,12 +193,12 @@ impl Lane {
             Encoding::Webp { .. } => 6,
             Encoding::WebpLossless => 12,
         };
-        let frames = u64::from(plan.source.frames.max(1));
-        let moving = matches!(plan.encoding.format(), ImageFormat::Gif | ImageFormat::Webp);
+        // A blur goes over the picture a dozen times.
+        let effects = 8 * plan.effects.len() as u64;
         let decoding = plan.decoded_size().pixels().max(plan.source.stored_size.pixels() / 6);
         let cost = decoding
-            .saturating_add(plan.output_size.pixels().saturating_mul(encoding))
-            .saturating_mul(if moving { frames } else { 1 });
+            .saturating_add(plan.rendition_size().pixels().saturating_mul(encoding + effects))
+            .saturating_mul(plan.frames.max(1).into());
         if cost <= CHEAP { Self::Cheap } else { Self::Costly }
     }
 }

@@ -14,7 +14,7 @@ use std::{
 use tracing::warn;
 
 use super::{
-    job::{Answer, Job, JobError, stages},
+    job::{Answer, Job, JobError, Task, stages},
     pool::Shared,
     process::{AskError, Death, WorkerProcess},
     queue::{Granted, Work},
@@ -119,8 +119,11 @@ impl Keeper {
             cpu_seconds: left.as_secs() + 2,
             task: work.task.clone(),
         };
-        let descriptors: Vec<_> =
-            [Some(&work.source), work.output.as_ref()].into_iter().flatten().map(AsFd::as_fd).collect();
+        let descriptors: Vec<_> = [Some(&work.source), work.output.as_ref(), work.mark.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(AsFd::as_fd)
+            .collect();
         let began = Instant::now();
         match worker.ask(&job, &descriptors, work.deadline).await {
             Ok(reply) => match reply.answer {
@@ -152,10 +155,17 @@ impl Keeper {
     fn check(&self, work: &Work, answer: Answer, began: Instant) -> Option<Result<Answer, JobError>> {
         let metrics = &self.shared.metrics;
         let answer = match (answer, &work.output) {
-            (Answer::Probed(facts), None) if facts.is_plausible() => {
+            (Answer::Probed(facts), None) if facts.is_plausible() && matches!(work.task, Task::Probe) => {
                 metrics.render_stage("probe", began.elapsed());
                 Ok(Answer::Probed(facts))
             }
+            (Answer::Looked(found), None) => match &work.task {
+                Task::Look { plan, .. } if found.is_within(plan.source.upright_size()) => {
+                    metrics.render_stage("look", began.elapsed());
+                    Ok(Answer::Looked(found))
+                }
+                _ => return None,
+            },
             (Answer::Rendered(report), Some(output)) => {
                 // What it claims to have written is there, and nothing else.
                 let written = rustix::fs::fstat(output).ok().and_then(|stat| u64::try_from(stat.st_size).ok());
@@ -171,7 +181,14 @@ impl Keeper {
             (Answer::Source(errno), _) => Err(JobError::Source(errno)),
             (Answer::SourceChanged, _) => Err(JobError::SourceChanged),
             (Answer::Output(errno), Some(_)) => Err(JobError::Output(errno)),
-            (Answer::Probed(_) | Answer::Rendered(_) | Answer::Output(_) | Answer::Panicked { .. }, _) => return None,
+            (
+                Answer::Probed(_)
+                | Answer::Looked(_)
+                | Answer::Rendered(_)
+                | Answer::Output(_)
+                | Answer::Panicked { .. },
+                _,
+            ) => return None,
         };
         Some(answer)
     }

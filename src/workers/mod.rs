@@ -6,6 +6,7 @@
 
 pub mod job;
 mod keeper;
+pub mod marks;
 pub mod pool;
 mod process;
 mod queue;
@@ -17,7 +18,8 @@ pub mod worker;
 use std::{ffi::OsString, process::ExitCode};
 
 pub use job::{Errno, JobError, Lane, RenderReport};
-pub use pool::{Pool, PoolConfig, PoolStats, StartError};
+pub use marks::{MarkError, Marks};
+pub use pool::{Files, Pool, PoolConfig, PoolStats, StartError};
 pub use sandbox::SandboxReport;
 
 /// Runs this process as one of the service's own children, if that is what it was started as: to be called first thing in

@@ -24,8 +24,8 @@ use super::{
 };
 use crate::{
     metrics::Metrics,
-    model::SourceFacts,
-    render::{limits::OverLimit, plan::Plan},
+    model::{PixelRect, SourceFacts},
+    render::{limits::OverLimit, look::Look, plan::Plan},
 };
 
 /// What a probe holds beside the file itself.
@@ -75,6 +75,24 @@ pub enum StartError {
     /// A worker did not start.
     #[error("a render worker could not be started")]
     Worker(#[source] io::Error),
+}
+
+/// The files of a render: regular ones, open for reading and, the output, for writing. Their positions do not matter.
+#[derive(Clone, Copy, Debug)]
+pub struct Files<'a> {
+    /// The source image.
+    pub source: &'a File,
+    /// Where the rendition goes.
+    pub output: &'a File,
+    /// The watermark, where the plan has one.
+    pub mark: Option<&'a File>,
+}
+
+impl<'a> Files<'a> {
+    /// Without a watermark.
+    pub fn new(source: &'a File, output: &'a File) -> Self {
+        Self { source, output, mark: None }
+    }
 }
 
 /// What the pool is doing.
@@ -179,6 +197,7 @@ impl Pool {
             task: Task::Probe,
             source,
             output: None,
+            mark: None,
             max_source_bytes: self.shared.config.max_source_bytes,
             memory_bytes: length + PROBE_BYTES,
             deadline,
@@ -189,32 +208,62 @@ impl Pool {
         }
     }
 
-    /// Carries out a plan: reads `source`, of `source_bytes` when it was planned, and makes `output` hold the rendition and
-    /// nothing else. Both must be open for that, as regular files; their positions do not matter.
+    /// Looks for something in a source image's pixels: a rectangle within the upright picture.
     ///
-    /// When the returned future is dropped, a job that waits is forgotten, and one that runs goes on to its end: `output`
+    /// # Errors
+    /// See [`JobError`].
+    pub async fn look(
+        &self,
+        source: &File,
+        facts: &SourceFacts,
+        look: Look,
+        deadline: Instant,
+    ) -> Result<PixelRect, JobError> {
+        let (source, length) = self.admit(source)?;
+        let plan = Plan::to_look(facts, look);
+        let work = Work {
+            memory_bytes: plan.peak_bytes(length),
+            task: Task::Look { plan, look },
+            source,
+            output: None,
+            mark: None,
+            max_source_bytes: self.shared.config.max_source_bytes,
+            deadline,
+        };
+        match self.shared.admission.enter(Lane::Cheap, work)?.answer().await? {
+            Answer::Looked(found) => Ok(found),
+            _ => Err(JobError::Lost), // its keeper lets nothing else pass
+        }
+    }
+
+    /// Carries out a plan: reads the source, of `source_bytes` when it was planned, and makes the output hold the rendition
+    /// and nothing else.
+    ///
+    /// When the returned future is dropped, a job that waits is forgotten, and one that runs goes on to its end: the output
     /// may still be written to until its deadline.
     ///
     /// # Errors
-    /// See [`JobError`]. Whatever `output` holds then is to be thrown away.
+    /// See [`JobError`]. Whatever the output holds then is to be thrown away.
     pub async fn render(
         &self,
-        source: &File,
+        files: Files<'_>,
         plan: &Plan,
-        output: &File,
         source_bytes: u64,
         lane: Lane,
         deadline: Instant,
     ) -> Result<RenderReport, JobError> {
+        let Files { source, output, mark } = files;
         let (source, length) = self.admit(source)?;
         if length != source_bytes {
             return Err(JobError::SourceChanged);
         }
         let output = output.try_clone().map_err(|error| JobError::Output((&error).into()))?;
+        let mark = mark.map(File::try_clone).transpose().map_err(|error| JobError::Source((&error).into()))?;
         let work = Work {
             task: Task::Render { plan: plan.clone() },
             source,
             output: Some(output.into()),
+            mark: mark.map(Into::into),
             max_source_bytes: source_bytes,
             memory_bytes: plan.peak_bytes(source_bytes),
             deadline,

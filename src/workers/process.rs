@@ -288,7 +288,7 @@ impl WorkerProcess {
     async fn send(&self, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), AskError> {
         loop {
             let mut ready = self.socket.writable().await.map_err(|_| AskError::Gone)?;
-            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
             let mut control = SendAncillaryBuffer::new(&mut space);
             if !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
                 return Err(AskError::Protocol);

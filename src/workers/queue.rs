@@ -26,6 +26,8 @@ pub struct Work {
     pub task: Task,
     pub source: OwnedFd,
     pub output: Option<OwnedFd>,
+    /// What a render lays on top.
+    pub mark: Option<OwnedFd>,
     pub max_source_bytes: u64,
     /// What to reserve of the budget.
     pub memory_bytes: u64,
@@ -287,6 +289,7 @@ mod tests {
             task: Task::Probe,
             source: File::open("/dev/null").unwrap().into(),
             output: None,
+            mark: None,
             max_source_bytes: 1,
             memory_bytes,
             deadline: Instant::now() + Duration::from_secs(60),

@@ -9,8 +9,8 @@ use landlock::{ABI, Access, AccessFs, AccessNet, LandlockStatus, Ruleset, Rulese
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use serde::{Deserialize, Serialize};
 
-/// Standard streams, a job's two descriptors, and two to spare.
-const OPEN_FILES: u64 = 7;
+/// Standard streams, a job's three descriptors, and two to spare.
+const OPEN_FILES: u64 = 8;
 /// Address space on top of what jobs are planned to hold: code, stack, decoder tables, the allocator's leftovers.
 const SLACK_BYTES: u64 = 96 << 20;
 

@@ -28,10 +28,10 @@ use super::{
     sandbox::{self, AddressSpace},
 };
 use crate::{
-    model::PixelRect,
+    model::Size,
     render::{
         self, RenderError,
-        plan::{Encoding, Plan},
+        plan::{Encoding, MAX_WATERMARK_BYTES, Plan},
     },
     spec::Quality,
 };
@@ -114,15 +114,7 @@ fn warm_up() {
     ];
     let attempt = |source: &[u8], encoding: Encoding| {
         let facts = render::probe(source).ok()?;
-        let size = facts.upright_size();
-        let plan = Plan {
-            source: facts,
-            decode_reduction: 1,
-            crop: PixelRect::whole(size),
-            output_size: crate::model::Size::new(1, 1),
-            background: None,
-            encoding,
-        };
+        let plan = Plan { output_size: Size::new(1, 1), ..Plan::whole(facts, encoding) };
         Some(render::render(source, &plan).ok()?.bytes)
     };
     // Whatever goes wrong here would go wrong in a job too, where it has an address.
@@ -175,8 +167,10 @@ fn work(job: &Job, descriptors: &[OwnedFd]) -> Result<Answer, Answer> {
     let failed = |error: RenderError| Answer::Failed(error);
     match &job.task {
         Task::Probe => render::probe(&source).map(Answer::Probed).map_err(failed),
+        Task::Look { plan, look } => render::look(&source, plan, *look).map(Answer::Looked).map_err(failed),
         Task::Render { plan } => {
-            let rendered = render::render(&source, plan).map_err(failed)?;
+            let mark = descriptors.get(2).map(|mark| read(mark.as_fd(), MAX_WATERMARK_BYTES)).transpose()?;
+            let rendered = render::render_marked(&source, mark.as_deref(), plan).map_err(failed)?;
             drop(source);
             let output = descriptors.get(1).ok_or(Answer::Output(RawErrno::BADF.into()))?;
             write(output.as_fd(), &rendered.bytes).map_err(|errno| Answer::Output(errno.into()))?;
@@ -234,7 +228,7 @@ fn send(socket: BorrowedFd<'_>, message: &impl serde::Serialize) -> io::Result<(
 
 /// The next job and its descriptors; `None` when the gate has closed the socket.
 fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<(Job, Vec<OwnedFd>)>> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let message = loop {
         match recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC) {

@@ -2,24 +2,20 @@
 //! alone in its process when memory is measured: `cargo test --test suite render_cost -- --ignored --test-threads 1`.
 
 use sendimage::{
+    app,
+    config::RenderConfig,
     model::SourceFacts,
-    render::{
-        self, Plan,
-        plan::{Defaults, Encoding},
-    },
+    render::{self, Plan, plan::Encoding},
     spec::{FilterSpec, Quality},
+    workers::Marks,
 };
 
 use crate::{pictures::Pixels, vectors};
 
 fn plan(facts: &SourceFacts, spec: &str) -> Plan {
     let quality = Quality::new(85).unwrap();
-    let defaults = Defaults {
-        jpeg_quality: quality,
-        jpeg_progressive: false,
-        webp_quality: Quality::new(80).unwrap(),
-        full_decode_pixels: 2_000_000,
-    };
+    let config = RenderConfig { jpeg_quality: Some(quality), ..RenderConfig::default() };
+    let defaults = app::defaults(&config, &Marks::default());
     Plan::new(facts, &FilterSpec::parse(spec).unwrap(), None, &defaults).unwrap()
 }
 

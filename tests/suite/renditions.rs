@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 
 use sendimage::{
+    app,
+    config::RenderConfig,
     model::{FocalPoint, ImageFormat},
     render::{
         self, Plan, RenderError, Rendered,
         plan::{Defaults, Encoding},
     },
-    spec::{FilterSpec, Quality},
+    spec::FilterSpec,
+    workers::Marks,
 };
 use serde_json::Value;
 use sha1::{Digest, Sha1};
@@ -24,12 +27,7 @@ const LOSSLESS_DB: f64 = 50.0;
 const LOSSY_LOSS_DB: f64 = 1.0;
 
 fn defaults() -> Defaults {
-    Defaults {
-        jpeg_quality: Quality::new(76).unwrap(),
-        jpeg_progressive: false,
-        webp_quality: Quality::new(80).unwrap(),
-        full_decode_pixels: 2_000_000,
-    }
+    app::defaults(&RenderConfig::default(), &Marks::default())
 }
 
 fn text<'a>(row: &'a Value, key: &str) -> &'a str {

@@ -10,15 +10,17 @@ use std::{
 };
 
 use sendimage::{
+    app,
+    config::RenderConfig,
     metrics::Metrics,
-    model::{ImageFormat, PixelRect, Size},
+    model::{ImageFormat, Size},
     render::{
         limits::OverLimit,
-        plan::{Defaults, Plan},
+        plan::{Encoding, Plan},
     },
     spec::{FilterSpec, Quality},
     workers::{
-        JobError, Lane, Pool, PoolConfig,
+        Files, JobError, Lane, Marks, Pool, PoolConfig,
         self_test::{Action, Layer, Outcome, self_test},
     },
 };
@@ -78,12 +80,7 @@ fn alive(pid: u32) -> bool {
 async fn plan(pool: &Pool, name: &str, spec: &str) -> (File, u64, Plan) {
     let source = open(name);
     let facts = pool.probe(&source, soon()).await.unwrap();
-    let defaults = Defaults {
-        jpeg_quality: Quality::new(76).unwrap(),
-        jpeg_progressive: false,
-        webp_quality: Quality::new(80).unwrap(),
-        full_decode_pixels: 2_000_000,
-    };
+    let defaults = app::defaults(&RenderConfig::default(), &Marks::default());
     let plan = Plan::new(&facts, &FilterSpec::parse(spec).unwrap(), None, &defaults).unwrap();
     let length = source.metadata().unwrap().len();
     (source, length, plan)
@@ -96,7 +93,7 @@ async fn a_probe_and_a_render_go_through_a_worker() {
     assert_eq!(plan.source.format, ImageFormat::Png);
     let mut output = tempfile::tempfile().unwrap();
     output.set_len(1_000_000).unwrap(); // left over from an earlier attempt
-    let report = pool.render(&source, &plan, &output, length, Lane::of(&plan), soon()).await.unwrap();
+    let report = pool.render(Files::new(&source, &output), &plan, length, Lane::of(&plan), soon()).await.unwrap();
     let mut bytes = Vec::new();
     output.read_to_end(&mut bytes).unwrap();
     assert_eq!(bytes.len() as u64, report.bytes);
@@ -121,7 +118,7 @@ async fn every_format_is_read_and_written_inside_the_sandbox() {
     ] {
         let (source, length, plan) = plan(&pool, name, spec).await;
         let mut output = tempfile::tempfile().unwrap();
-        pool.render(&source, &plan, &output, length, Lane::of(&plan), soon()).await.unwrap();
+        pool.render(Files::new(&source, &output), &plan, length, Lane::of(&plan), soon()).await.unwrap();
         let mut bytes = Vec::new();
         output.read_to_end(&mut bytes).unwrap();
         assert_eq!(ImageFormat::detect(&bytes), Some(plan.encoding.format()), "{name} {spec}");
@@ -146,7 +143,7 @@ async fn an_output_that_cannot_be_written_comes_back_with_its_number() {
     let (source, length, plan) = plan(&pool, "rgba.png", "width-20|format-jpeg").await;
     let read_only = tempfile::NamedTempFile::new().unwrap();
     let output = File::open(read_only.path()).unwrap();
-    let error = pool.render(&source, &plan, &output, length, Lane::Cheap, soon()).await.unwrap_err();
+    let error = pool.render(Files::new(&source, &output), &plan, length, Lane::Cheap, soon()).await.unwrap_err();
     let JobError::Output(errno) = error else { panic!("{error}") };
     assert_eq!(errno.raw(), libc::EINVAL); // what ftruncate says of a descriptor that is not open for writing
 }
@@ -156,7 +153,7 @@ async fn a_source_of_another_length_is_refused() {
     let (pool, metrics) = pool(config(1)).await;
     let (source, length, plan) = plan(&pool, "rgba.png", "width-20|format-jpeg").await;
     let output = tempfile::tempfile().unwrap();
-    let changed = pool.render(&source, &plan, &output, length - 1, Lane::Cheap, soon()).await;
+    let changed = pool.render(Files::new(&source, &output), &plan, length - 1, Lane::Cheap, soon()).await;
     assert_eq!(changed.err(), Some(JobError::SourceChanged));
     assert_eq!(metrics.render_memory_bytes.get(), 0);
 }
@@ -167,7 +164,7 @@ async fn beyond_the_whole_budget_or_the_source_limit_is_said_at_once() {
     let (source, length, mut plan) = plan(&small, "rgba.png", "width-20|format-jpeg").await;
     plan.output_size = Size::new(9_000, 9_000);
     let output = tempfile::tempfile().unwrap();
-    let error = small.render(&source, &plan, &output, length, Lane::Cheap, soon()).await.unwrap_err();
+    let error = small.render(Files::new(&source, &output), &plan, length, Lane::Cheap, soon()).await.unwrap_err();
     assert!(matches!(error, JobError::OverLimit(OverLimit::Memory { limit, .. }) if limit == 3 << 20), "{error}");
     let large = tempfile::tempfile().unwrap();
     large.set_len(60_001).unwrap();
@@ -318,7 +315,7 @@ async fn the_budget_holds_under_load() {
             let (pool, plan) = (pool.clone(), plan.clone());
             tokio::spawn(async move {
                 let (source, output) = (open("rgba.png"), tempfile::tempfile().unwrap());
-                pool.render(&source, &plan, &output, length, Lane::Warm, soon()).await
+                pool.render(Files::new(&source, &output), &plan, length, Lane::Warm, soon()).await
             })
         })
         .collect();
@@ -500,17 +497,11 @@ fn lanes_follow_the_cost() {
         bytes_per_pixel: 3,
         progressive: false,
     };
+    let encoding = Encoding::Jpeg { quality: Quality::new(76).unwrap(), progressive: false, rgb: false };
     let plan = |width: u32, reduction: u8| Plan {
-        source: facts.clone(),
         decode_reduction: reduction,
-        crop: PixelRect::whole(facts.stored_size),
         output_size: Size::new(width, width * 3 / 4),
-        background: None,
-        encoding: sendimage::render::plan::Encoding::Jpeg {
-            quality: Quality::new(76).unwrap(),
-            progressive: false,
-            rgb: false,
-        },
+        ..Plan::whole(facts.clone(), encoding)
     };
     assert_eq!(Lane::of(&plan(400, 4)), Lane::Cheap);
     assert_eq!(Lane::of(&plan(4_000, 1)), Lane::Costly);

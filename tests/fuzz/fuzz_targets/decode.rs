@@ -3,12 +3,15 @@
 
 use libfuzzer_sys::fuzz_target;
 use sendimage::{
+    app,
+    config::RenderConfig,
     render::{
         self,
         limits::Limits,
         plan::{Defaults, Plan},
     },
-    spec::{FilterSpec, Quality},
+    spec::FilterSpec,
+    workers::Marks,
 };
 
 const LIMITS: Limits =
@@ -31,15 +34,14 @@ fuzz_target!(|source: &[u8]| {
         return;
     }
     let spec = FilterSpec::parse(SPECS[usize::from(source[source.len() - 1]) % SPECS.len()]).expect("a spec");
-    let quality = Quality::new(60).expect("a quality");
     let defaults =
-        Defaults { jpeg_quality: quality, jpeg_progressive: false, webp_quality: quality, full_decode_pixels: 1 << 10 };
+        Defaults { full_decode_pixels: 1 << 10, ..app::defaults(&RenderConfig::default(), &Marks::default()) };
     let Ok(plan) = Plan::new(&facts, &spec, None, &defaults) else { return };
     if LIMITS.check_output(&plan).is_err() {
         return;
     }
     if let Ok(rendered) = render::render(source, &plan) {
         let made = render::probe(&rendered.bytes).expect("what we write we can read");
-        assert_eq!((made.format, made.stored_size), (plan.encoding.format(), plan.output_size), "{plan:?}");
+        assert_eq!((made.format, made.stored_size), (plan.encoding.format(), plan.rendition_size()), "{plan:?}");
     }
 });

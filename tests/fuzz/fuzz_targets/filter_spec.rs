@@ -36,9 +36,8 @@ fuzz_target!(|input: Input<'_>| {
         .filter(|numbers| numbers.iter().all(|n| n.is_finite()))
         .map(|[x, y, width, height]| FocalPoint { x, y, width, height });
     let size = Size::new(input.width.max(1), input.height.max(1));
-    if let Ok((crop, output)) = plan::solve(size, &spec, focal_point) {
-        assert!(crop.left < crop.right && crop.right <= size.width, "{crop:?} of {size:?}");
-        assert!(crop.top < crop.bottom && crop.bottom <= size.height, "{crop:?} of {size:?}");
-        assert!(output.width > 0 && output.height > 0, "{output:?}");
+    if let Ok(solved) = plan::solve(size, None, &spec, focal_point) {
+        assert!(solved.crop.is_within(solved.turn.upright(size)), "{solved:?} of {size:?}");
+        assert!(solved.output_size.pixels() > 0, "{solved:?}");
     }
 });

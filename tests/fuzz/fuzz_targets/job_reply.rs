@@ -3,13 +3,15 @@
 
 use libfuzzer_sys::fuzz_target;
 use sendimage::{
+    app,
+    config::RenderConfig,
     render::{
         limits::Limits,
-        plan::{Defaults, Plan},
+        plan::Plan,
     },
-    spec::{FilterSpec, Quality},
+    spec::FilterSpec,
     workers::{
-        JobError, Lane,
+        JobError, Lane, Marks,
         job::{Answer, Ready, Reply},
     },
 };
@@ -32,13 +34,7 @@ fuzz_target!(|bytes: &[u8]| {
             if NO_LIMITS.check_source(&facts).is_err() {
                 return;
             }
-            let quality = Quality::new(80).expect("a quality");
-            let defaults = Defaults {
-                jpeg_quality: quality,
-                jpeg_progressive: true,
-                webp_quality: quality,
-                full_decode_pixels: 2_000_000,
-            };
+                    let defaults = app::defaults(&RenderConfig::default(), &Marks::default());
             for spec in ["original", "width-100|format-webp-lossless", "fill-3x4000000000|format-gif", "scale-300"] {
                 let spec = FilterSpec::parse(spec).expect("a spec");
                 let Ok(plan) = Plan::new(&facts, &spec, None, &defaults) else { continue };

@@ -1,0 +1,186 @@
+//! Which format, and with which settings.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Defaults, PlanError};
+use crate::{
+    model::{Animation, ImageFormat, SourceFacts},
+    spec::{Accepted, FilterSpec, Operation, OutputFormat, Quality},
+};
+
+/// The output format with every effective setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "format")]
+#[allow(missing_docs)] // named after the format; fields after the encoder's settings
+pub enum Encoding {
+    Jpeg { quality: Quality, progressive: bool, rgb: bool },
+    Png,
+    Gif,
+    Ico,
+    Webp { quality: Quality },
+    WebpLossless,
+}
+
+impl Encoding {
+    /// The format written.
+    pub fn format(self) -> ImageFormat {
+        match self {
+            Self::Jpeg { .. } => ImageFormat::Jpeg,
+            Self::Png => ImageFormat::Png,
+            Self::Gif => ImageFormat::Gif,
+            Self::Ico => ImageFormat::Ico,
+            Self::Webp { .. } | Self::WebpLossless => ImageFormat::Webp,
+        }
+    }
+
+    /// Whether pixels come back as they went in.
+    pub fn is_lossless(self) -> bool {
+        matches!(self, Self::Png | Self::Ico | Self::WebpLossless)
+    }
+
+    /// Whether the format holds animations.
+    pub fn can_move(self) -> bool {
+        matches!(self, Self::Gif | Self::Webp { .. } | Self::WebpLossless)
+    }
+
+    /// Whether the format has transparency.
+    pub fn has_alpha(self) -> bool {
+        !matches!(self, Self::Jpeg { .. })
+    }
+
+    /// The longest side that the format's header can express: JPEG and GIF have 16 bits, WebP 14, PNG 31. An icon's entries
+    /// end at 256, so a larger rendition is shrunk into them, as Pillow does.
+    pub fn max_side(self) -> u32 {
+        match self {
+            Self::Jpeg { .. } => 65_500, // libjpeg's own bound, JPEG_MAX_DIMENSION
+            Self::Gif => 65_535,
+            Self::Webp { .. } | Self::WebpLossless => 16_383,
+            Self::Png | Self::Ico => i32::MAX as u32,
+        }
+    }
+}
+
+impl fmt::Display for Encoding {
+    /// As a recipe has it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Jpeg { quality, progressive, rgb } => {
+                write!(f, "jpeg q{}", quality.get())?;
+                f.write_str(if *progressive { " progressive" } else { "" })?;
+                f.write_str(if *rgb { " rgb" } else { "" })
+            }
+            Self::Png => f.write_str("png"),
+            Self::Gif => f.write_str("gif"),
+            Self::Ico => f.write_str("ico"),
+            Self::Webp { quality } => write!(f, "webp q{}", quality.get()),
+            Self::WebpLossless => f.write_str("webp lossless"),
+        }
+    }
+}
+
+/// What a spec says about the format.
+#[derive(Clone, Copy)]
+enum Asked {
+    Format(OutputFormat),
+    Auto(Accepted),
+}
+
+/// The last `format-` wins, else the source's own format after the conversions; the last quality of that format wins, else
+/// the config's.
+pub(super) fn choose(facts: &SourceFacts, spec: &FilterSpec, defaults: &Defaults) -> Result<Encoding, PlanError> {
+    match facts.format {
+        ImageFormat::Svg => return Err(PlanError::Svg),
+        ImageFormat::Avif | ImageFormat::Heic => return Err(PlanError::NoDecoder(facts.format)),
+        ImageFormat::Jpeg
+        | ImageFormat::Png
+        | ImageFormat::Gif
+        | ImageFormat::Webp
+        | ImageFormat::Bmp
+        | ImageFormat::Tiff
+        | ImageFormat::Ico => {}
+    }
+    let asked = super::last(spec, |operation| match operation {
+        Operation::Format(output) => Some(Asked::Format(*output)),
+        Operation::FormatAuto(accepted) => Some(Asked::Auto(*accepted)),
+        _ => None,
+    });
+    let output = match asked {
+        Some(Asked::Format(output)) => output,
+        Some(Asked::Auto(accepted)) => OutputFormat { format: negotiated(facts, accepted, defaults), lossless: false },
+        None => OutputFormat { format: converted(facts, defaults), lossless: false },
+    };
+    let quality = |pick: fn(&Operation) -> Option<Quality>, default| super::last(spec, pick).unwrap_or(default);
+    Ok(match output.format {
+        ImageFormat::Jpeg => Encoding::Jpeg {
+            quality: quality(
+                |operation| match operation {
+                    Operation::JpegQuality(quality) => Some(*quality),
+                    _ => None,
+                },
+                defaults.jpeg_quality,
+            ),
+            progressive: defaults.jpeg_progressive,
+            // A JPEG pixel of four bytes is four inks.
+            rgb: facts.format == ImageFormat::Jpeg && facts.bytes_per_pixel == 4,
+        },
+        ImageFormat::Png => Encoding::Png,
+        ImageFormat::Gif => Encoding::Gif,
+        ImageFormat::Ico => Encoding::Ico,
+        ImageFormat::Webp if output.lossless => Encoding::WebpLossless,
+        ImageFormat::Webp => Encoding::Webp {
+            quality: quality(
+                |operation| match operation {
+                    Operation::WebpQuality(quality) => Some(*quality),
+                    _ => None,
+                },
+                defaults.webp_quality,
+            ),
+        },
+        other @ (ImageFormat::Avif | ImageFormat::Heic | ImageFormat::Bmp | ImageFormat::Tiff | ImageFormat::Svg) => {
+            return Err(PlanError::NoEncoder(other));
+        }
+    })
+}
+
+/// The format of a spec without `format-`: the source's own, unless it is to be converted. TIFF, on which Wagtail fails,
+/// becomes PNG: no browser shows it, and PNG keeps its alpha and every pixel. A still GIF becomes PNG, as in Wagtail.
+fn converted(facts: &SourceFacts, defaults: &Defaults) -> ImageFormat {
+    match (defaults.conversions.get(&facts.format), facts.format) {
+        (Some(to), _) => *to,
+        (None, ImageFormat::Gif) if !moves(facts, defaults) => ImageFormat::Png,
+        (None, ImageFormat::Tiff) => ImageFormat::Png,
+        (None, own) => own,
+    }
+}
+
+/// `format-auto`: AVIF before WebP where the client shows them, else what every browser shows. An animation goes on moving.
+fn negotiated(facts: &SourceFacts, accepted: Accepted, defaults: &Defaults) -> ImageFormat {
+    let transparent = facts.bytes_per_pixel == 2 || (facts.bytes_per_pixel == 4 && facts.format != ImageFormat::Jpeg);
+    match (moves(facts, defaults), accepted) {
+        (false, Accepted { avif: true, .. }) => ImageFormat::Avif,
+        (_, Accepted { webp: true, .. }) => ImageFormat::Webp,
+        (true, _) => ImageFormat::Gif,
+        (false, _) => match facts.format {
+            ImageFormat::Jpeg | ImageFormat::Heic => ImageFormat::Jpeg,
+            ImageFormat::Png | ImageFormat::Gif | ImageFormat::Bmp | ImageFormat::Ico | ImageFormat::Svg => {
+                ImageFormat::Png
+            }
+            ImageFormat::Webp | ImageFormat::Avif | ImageFormat::Tiff if transparent => ImageFormat::Png,
+            ImageFormat::Webp | ImageFormat::Avif | ImageFormat::Tiff => ImageFormat::Jpeg,
+        },
+    }
+}
+
+/// Whether the source is an animation that may go on being one.
+fn moves(facts: &SourceFacts, defaults: &Defaults) -> bool {
+    defaults.animation == Animation::Keep
+        && facts.frames > 1
+        && matches!(facts.format, ImageFormat::Gif | ImageFormat::Webp)
+}
+
+/// How many frames a rendition has: all of an animation's where the format can hold them, else the first.
+pub(super) fn frames(facts: &SourceFacts, encoding: Encoding, defaults: &Defaults) -> u32 {
+    if moves(facts, defaults) && encoding.can_move() { facts.frames } else { 1 }
+}

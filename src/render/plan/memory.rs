@@ -1,0 +1,88 @@
+//! How much memory a plan takes: what the budget of bytes is reserved by.
+
+use super::{Encoding, Plan};
+use crate::model::ImageFormat;
+
+/// The most pixels of a watermark; a worker refuses a larger one.
+pub const MAX_WATERMARK_PIXELS: u64 = 2_000_000;
+/// The longest file of a watermark.
+pub const MAX_WATERMARK_BYTES: u64 = 4 << 20;
+
+impl Plan {
+    /// An upper bound of the bytes that this render holds at its peak: the file, and what the hungriest stage holds, for each
+    /// stage gives back what the one before it needed.
+    ///
+    /// `tests/suite/render_cost.rs` compares it with resident memory, on large pictures of every format.
+    pub fn peak_bytes(&self, source_bytes: u64) -> u64 {
+        /// Allocator, tables, buffers of rows, the small parts of every codec, an ICC profile.
+        const FIXED: u128 = 8 << 20;
+        // Sides of 32 bits times bytes a pixel times stages need more than 64 bits; a reservation that wrapped round would
+        // let a bomb in.
+        let pixel = u128::from(self.source.bytes_per_pixel).max(1);
+        let decoded = u128::from(self.decoded_size().pixels());
+        let output = u128::from(self.output_size.pixels());
+        let decode = decoded * (pixel + u128::from(self.decoder_bytes_per_pixel())) + self.coefficient_bytes();
+        // Two passes, either first: the picture between them has one side of the crop and one of the output.
+        let reduced = |side: u32| u128::from(side.div_ceil(self.decode_reduction.max(1).into()));
+        let crop = self.crop.size();
+        let between = (u128::from(self.output_size.width) * reduced(crop.height))
+            .max(reduced(crop.width) * u128::from(self.output_size.height));
+        let resample = (decoded + between + output) * pixel;
+        // Turning, laying on a background and widening gray to colour copy the output, to four bytes a pixel at most.
+        const WIDEST: u128 = 4;
+        // A blur works on a copy, and on sums between its passes.
+        let copies = if self.effects.is_empty() { 1 } else { 4 };
+        let rendition = u128::from(self.rendition_size().pixels()) * WIDEST;
+        let watermark =
+            if self.watermark.is_some() { u128::from(MAX_WATERMARK_PIXELS * 12 + MAX_WATERMARK_BYTES) } else { 0 };
+        let finish = output * (pixel + WIDEST * copies) + rendition + watermark;
+        let encode = rendition.max(output * pixel)
+            + u128::from(self.rendition_size().pixels()) * u128::from(self.encoder_bytes_per_pixel());
+        // A JPEG without its end marker is mended in a copy; an icon's BMP entry becomes a file of its own.
+        let mended = matches!(self.source.format, ImageFormat::Jpeg | ImageFormat::Ico);
+        // Taken apart for its metadata, it is copied once more.
+        let copies = 1 + u128::from(mended) + u128::from(self.keep_metadata);
+        let peak = FIXED + u128::from(source_bytes) * copies + decode.max(resample).max(finish).max(encode);
+        u64::try_from(peak).unwrap_or(u64::MAX)
+    }
+
+    /// What a JPEG in several scans is held as, whatever the reduction: 16 bits a coefficient, no channel subsampled.
+    fn coefficient_bytes(&self) -> u128 {
+        match (self.source.format, self.source.progressive) {
+            (ImageFormat::Jpeg, true) => {
+                u128::from(self.source.stored_size.pixels()) * 2 * u128::from(self.source.bytes_per_pixel)
+            }
+            _ => 0,
+        }
+    }
+
+    /// What a decoder holds for each pixel beside the picture.
+    fn decoder_bytes_per_pixel(&self) -> u64 {
+        match self.source.format {
+            // An alpha plane; a lossless file is decoded to 32 bits first.
+            ImageFormat::Webp => 5,
+            // Palette indices; the gray picture that a bilevel one is decoded to.
+            ImageFormat::Gif | ImageFormat::Png | ImageFormat::Ico => 1,
+            // The samples as stored and a copy of them, each up to 16 bits wide.
+            ImageFormat::Tiff => 12,
+            ImageFormat::Jpeg | ImageFormat::Bmp | ImageFormat::Avif | ImageFormat::Heic | ImageFormat::Svg => 0,
+        }
+    }
+
+    /// What an encoder holds for each pixel beside the picture, its growing output included.
+    fn encoder_bytes_per_pixel(&self) -> u64 {
+        match self.encoding {
+            // Coefficients, kept until the Huffman codes are known.
+            Encoding::Jpeg { .. } => 8,
+            Encoding::Png => 12,
+            // A copy for each entry in turn, which is resized to 256 pixels at most.
+            Encoding::Ico => 12,
+            // The quantiser works on three floats a pixel.
+            Encoding::Gif => 28,
+            // Planes of 4:2:0 and alpha, tokens.
+            Encoding::Webp { .. } => 10,
+            // Hash chains and several tries at back references.
+            Encoding::WebpLossless => 52,
+        }
+    }
+}
