@@ -1,12 +1,12 @@
 //! Blur, sharpen, grayscale, invert: steps on the resized picture, in the order written.
 
-use fast_image_resize::{MulDiv, PixelType, images::Image};
 use image::{ImageBuffer, Luma, LumaA, Pixel, Rgb as Rgb8, Rgba, imageops};
 
 use super::{
     RenderError,
     picture::{Layout, Picture},
     plan::Effect,
+    resample,
 };
 
 /// Carries the steps out, on 8 bits a sample.
@@ -36,15 +36,15 @@ pub fn apply(picture: Picture, effects: &[Effect]) -> Result<Picture, RenderErro
 
 /// The picture with its alpha multiplied in, and the same pixels blurred: the colour under transparent pixels must not
 /// bleed into visible ones.
-fn softened(picture: Picture, sigma: f32) -> Result<(Picture, Vec<u8>), RenderError> {
-    let picture = if picture.layout.has_alpha() { multiplied(picture, true)? } else { picture };
+fn softened(mut picture: Picture, sigma: f32) -> Result<(Picture, Vec<u8>), RenderError> {
+    resample::multiply_alpha(&mut picture, true)?;
     let blurred = match picture.layout.bytes() {
         1 => blurred::<Luma<u8>>(&picture, sigma),
         2 => blurred::<LumaA<u8>>(&picture, sigma),
         3 => blurred::<Rgb8<u8>>(&picture, sigma),
         _ => blurred::<Rgba<u8>>(&picture, sigma),
     };
-    Ok((picture, blurred.ok_or_else(|| mismatch("a picture of another length than its size"))?))
+    Ok((picture, blurred.ok_or_else(mismatch)?))
 }
 
 /// From this deviation on three box blurs are within a level or two of a Gaussian, and take the same time for any.
@@ -71,24 +71,13 @@ fn unsharp(picture: &mut Picture, blurred: &[u8]) {
     }
 }
 
-fn straightened(picture: Picture) -> Result<Picture, RenderError> {
-    if picture.layout.has_alpha() { multiplied(picture, false) } else { Ok(picture) }
+fn straightened(mut picture: Picture) -> Result<Picture, RenderError> {
+    resample::multiply_alpha(&mut picture, false)?;
+    Ok(picture)
 }
 
-/// Multiplies alpha in, or divides it out again.
-fn multiplied(picture: Picture, multiply: bool) -> Result<Picture, RenderError> {
-    let Picture { size, layout, pixels, profile } = picture;
-    let pixel_type = if layout == Layout::GrayAlpha8 { PixelType::U8x2 } else { PixelType::U8x4 };
-    let mut image = Image::from_vec_u8(size.width, size.height, pixels, pixel_type).map_err(mismatch)?;
-    let worker = MulDiv::new();
-    let done =
-        if multiply { worker.multiply_alpha_inplace(&mut image) } else { worker.divide_alpha_inplace(&mut image) };
-    done.map_err(mismatch)?;
-    Ok(Picture { size, layout, pixels: image.into_vec(), profile })
-}
-
-fn mismatch(detail: impl ToString) -> RenderError {
-    RenderError::Resample { detail: detail.to_string() }
+fn mismatch() -> RenderError {
+    RenderError::Resample { detail: "a picture of another length than its size".into() }
 }
 
 /// Brightness by the weights of ITU-R BT.709, which sRGB's primaries are.
@@ -144,7 +133,7 @@ mod tests {
 
     #[test]
     fn hidden_colour_does_not_bleed() {
-        let mut pixels = vec![0, 255, 0, 0].repeat(10);
+        let mut pixels = [0, 255, 0, 0].repeat(10);
         pixels.extend([200, 0, 0, 255].repeat(10));
         let made = apply(picture(Layout::Rgba8, pixels), &[Effect::Blur(sigma(2.0))]).unwrap();
         assert!(made.pixels.as_chunks::<4>().0.iter().all(|[_, green, ..]| *green == 0), "{:?}", made.pixels);

@@ -135,7 +135,12 @@ impl Site {
     }
 
     /// As [`Self::with_nginx`], but nginx asks another socket in the site's folder than the gate's.
-    pub fn with_nginx_before(mut self, socket: &str) -> Self {
+    pub fn with_nginx_before(self, socket: &str) -> Self {
+        self.with_nginx_edited(socket, |conf| conf)
+    }
+
+    /// As [`Self::with_nginx_before`], with the config as somebody's hand left it.
+    pub fn with_nginx_edited(mut self, socket: &str, edit: impl FnOnce(String) -> String) -> Self {
         let directory = self.path("nginx");
         std::fs::create_dir(&directory).unwrap();
         let listen = format!("127.0.0.1:{}", self.nginx_port);
@@ -148,7 +153,7 @@ impl Site {
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let conf = directory.join("nginx.conf");
-        std::fs::write(&conf, &output.stdout).unwrap();
+        std::fs::write(&conf, edit(String::from_utf8(output.stdout).unwrap())).unwrap();
         let log = std::fs::File::create(self.path("nginx.log")).unwrap();
         let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
         let child = Command::new("nginx")
@@ -165,6 +170,11 @@ impl Site {
         wait_for(Duration::from_secs(10), || TcpStream::connect(("127.0.0.1", port)).is_ok())
             .unwrap_or_else(|()| panic!("nginx:\n{}", std::fs::read_to_string(self.path("nginx.log")).unwrap()));
         self
+    }
+
+    /// The port that nginx listens on.
+    pub fn nginx_port(&self) -> u16 {
+        self.nginx_port
     }
 
     /// A request straight to the gate's socket.

@@ -6,6 +6,7 @@ mod geometry;
 mod harness;
 mod hostile;
 mod http;
+mod migration;
 mod nginx_conf;
 mod offload;
 mod pictures;

@@ -16,7 +16,7 @@ use std::{
 };
 
 use sendimage::{
-    config::{Config, ListenAddress, OffloadMode, RouteConfig, load},
+    config::{Config, ListenAddress, OffloadMode, RenderConfig, RouteConfig, WatermarkConfig, load},
     nginx::{NginxOptions, nginx_conf},
 };
 
@@ -335,23 +335,40 @@ fn commented_keys_of_the_example_show_the_defaults() {
         "token",
     ];
     let mut seen = 0;
-    let mut in_route = false;
+    // A table that is commented out as a whole ends where one that is not begins.
+    let mut in_table = false;
     for (number, line) in text.lines().enumerate() {
-        in_route |= line.starts_with("# [routes.");
-        let Some(key) = key_of(line).filter(|key| is_key(key) && !in_route) else { continue };
+        in_table = line.starts_with("# [") || (in_table && !line.starts_with('['));
+        let Some(key) = key_of(line).filter(|key| is_key(key) && !in_table) else { continue };
         seen += 1;
-        let config = with(&[number]).unwrap_or_else(|error| panic!("line {}: {error}", number + 1));
+        let mut config = with(&[number]).unwrap_or_else(|error| panic!("line {}: {error}", number + 1));
+        // What a release of Wagtail decides is not set by default: the value shown is what it comes to.
+        let release = RenderConfig::default();
+        let render = &mut config.render;
+        for (given, usual) in [
+            (&mut render.jpeg_quality, release.effective_jpeg_quality()),
+            (&mut render.webp_quality, release.effective_webp_quality()),
+            (&mut render.avif_quality, release.effective_avif_quality()),
+        ] {
+            given.take_if(|given| *given == usual);
+        }
+        if render.effective_conversions() == release.effective_conversions() {
+            render.format_conversions.clear();
+        }
         assert_eq!(config == example, !examples.contains(&key.as_str()), "line {}: {line}", number + 1);
     }
     assert!(seen > 30, "{seen} commented keys");
-    let route: Vec<usize> = text
-        .lines()
-        .enumerate()
-        .skip_while(|(_, line)| !line.starts_with("# [routes."))
-        .map(|(number, _)| number)
-        .collect();
-    let routed = with(&route).unwrap();
-    assert_eq!(routed.effective_routes()["public"].prefix, example.server.url_prefix);
+    let table = |start: &str| {
+        let mut lines = text.lines().enumerate().skip_while(|(_, line)| !line.starts_with(start));
+        let head = lines.next().unwrap().0;
+        let inside = lines.take_while(|(_, line)| !line.starts_with('[') && !line.starts_with("# ["));
+        let keys = inside.filter(|(_, line)| key_of(line).is_some_and(|key| is_key(&key))).map(|(number, _)| number);
+        with(&[head].into_iter().chain(keys).collect::<Vec<_>>()).unwrap()
+    };
+    assert_eq!(table("# [routes.").effective_routes()["public"].prefix, example.server.url_prefix);
+    let marks = table("# [watermarks.").watermarks;
+    let least: WatermarkConfig = serde_json::from_str(r#"{"file": "/etc/sendimage/logo.png"}"#).unwrap();
+    assert_eq!(marks["logo"], least);
 }
 
 /// Every key that the config knows stands in the example.

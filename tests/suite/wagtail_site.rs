@@ -19,13 +19,15 @@ const TABLE: &str = "CREATE TABLE wagtailimages_image (
     uploaded_by_user_id INTEGER NULL, file_size INTEGER UNSIGNED NULL, collection_id INTEGER NOT NULL DEFAULT 1,
     file_hash VARCHAR(40) NOT NULL DEFAULT '', description VARCHAR(255) NOT NULL DEFAULT '')";
 
-/// The four views of the vectors, side by side.
+/// The four views of the vectors, side by side. Their Wagtail has Pillow only, which takes an animation's first frame.
 const ROUTES: &str = "[signing]
 wagtail_keys = [\"conformance-secret-key\"]
 [catalogue]
 kind = \"sqlite\"
 url = \"sqlite://{dir}/db.sqlite3\"
 source = \"media\"
+[render]
+animation = \"first-frame\"
 [offload]
 redirect_url = \"/media/renditions/\"
 [routes.images]

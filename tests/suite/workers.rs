@@ -430,7 +430,7 @@ async fn every_worker_is_in_its_sandbox() {
         let limit = |name: &str| limits.lines().find_map(|line| line.strip_prefix(name)).unwrap().to_owned();
         let hard = |name: &str| limit(name).split_whitespace().nth(1).unwrap().to_owned();
         assert_eq!(hard("Max core file size"), "0");
-        assert_eq!(hard("Max open files"), "7");
+        assert_eq!(hard("Max open files"), "8");
         assert_eq!(hard("Max file size"), (512 << 20).to_string());
         let space: u64 = hard("Max address space").parse().unwrap();
         assert_eq!(space, pool.sandbox().address_space_bytes);
