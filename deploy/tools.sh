@@ -37,9 +37,10 @@ need() {
     [ "$status" = 0 ] || die "apt-get could not install: ${missing[*]}"
 }
 
-# What a build needs: a C compiler and make, cmake and nasm (libjpeg-turbo with SIMD), and a Rust toolchain.
+# What a build needs: a C compiler and make, cmake and nasm (libjpeg-turbo and rav1e with SIMD), meson and ninja (dav1d), and a
+# Rust toolchain.
 need_build_tools() {
-    need cc=build-essential make cmake nasm
+    need cc=build-essential make cmake nasm meson ninja=ninja-build
     local root wanted have
     root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
     wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")

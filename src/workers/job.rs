@@ -192,6 +192,8 @@ impl Lane {
             Encoding::Png | Encoding::Gif | Encoding::Ico => 4,
             Encoding::Webp { .. } => 6,
             Encoding::WebpLossless => 12,
+            Encoding::Avif { .. } => 30,
+            Encoding::AvifLossless => 100,
         };
         // A blur goes over the picture a dozen times.
         let effects = 8 * plan.effects.len() as u64;

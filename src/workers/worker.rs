@@ -111,6 +111,8 @@ fn warm_up() {
         Some(Encoding::Gif),
         Some(Encoding::Ico),
         Some(Encoding::WebpLossless),
+        quality().map(|quality| Encoding::Avif { quality }),
+        Some(Encoding::AvifLossless),
     ];
     let attempt = |source: &[u8], encoding: Encoding| {
         let facts = render::probe(source).ok()?;

@@ -17,6 +17,7 @@ impl Pixels {
             Some(ImageFormat::Png) => Self::png(bytes),
             Some(ImageFormat::Jpeg) => Self::jpeg(bytes),
             Some(ImageFormat::Webp) => Self::webp(bytes),
+            Some(ImageFormat::Avif) => Self::avif(bytes),
             Some(ImageFormat::Gif) => {
                 let image = image::load_from_memory_with_format(bytes, image::ImageFormat::Gif).unwrap().into_rgba8();
                 Self { width: image.width(), height: image.height(), rgba: image.into_raw() }
@@ -69,6 +70,26 @@ impl Pixels {
         Self { width: width as u32, height: height as u32, rgba }
     }
 
+    fn avif(bytes: &[u8]) -> Self {
+        use libavif_sys as ffi;
+        // SAFETY: the bytes outlive the decoder; the pixels have height x rowBytes bytes, as the conversion wants; what was
+        // created is destroyed once.
+        unsafe {
+            let (decoder, image) = (ffi::avifDecoderCreate(), ffi::avifImageCreateEmpty());
+            let status = ffi::avifDecoderReadMemory(decoder, image, bytes.as_ptr(), bytes.len());
+            assert_eq!(status, ffi::AVIF_RESULT_OK, "{:?}", std::ffi::CStr::from_ptr((*decoder).diag.error.as_ptr()));
+            let (width, height) = ((*image).width, (*image).height);
+            let mut rgba = vec![0; (width * height * 4) as usize];
+            let mut rgb = ffi::avifRGBImage::default();
+            ffi::avifRGBImageSetDefaults(&raw mut rgb, image);
+            (rgb.depth, rgb.pixels, rgb.rowBytes) = (8, rgba.as_mut_ptr(), width * 4);
+            assert_eq!(ffi::avifImageYUVToRGB(image, &raw mut rgb), ffi::AVIF_RESULT_OK);
+            ffi::avifImageDestroy(image);
+            ffi::avifDecoderDestroy(decoder);
+            Self { width, height, rgba }
+        }
+    }
+
     fn is_opaque(&self) -> bool {
         self.rgba.as_chunks::<4>().0.iter().all(|pixel| pixel[3] == 255)
     }
@@ -106,7 +127,7 @@ pub fn icon_sizes(icon: &[u8]) -> Vec<(u64, u64)> {
     icon[6..].as_chunks::<16>().0.iter().take(count).map(|entry| (side(entry[0]), side(entry[1]))).collect()
 }
 
-/// The ICC profile in a JPEG, PNG or WebP.
+/// The ICC profile in a JPEG, PNG, WebP or AVIF.
 pub fn profile(bytes: &[u8]) -> Option<Vec<u8>> {
     match ImageFormat::detect(bytes)? {
         ImageFormat::Jpeg => {
@@ -122,6 +143,11 @@ pub fn profile(bytes: &[u8]) -> Option<Vec<u8>> {
             let at = bytes.windows(4).position(|window| window == b"ICCP")?;
             let length = u32::from_le_bytes(*bytes[at + 4..].first_chunk().unwrap()) as usize;
             Some(bytes[at + 8..at + 8 + length].to_vec())
+        }
+        ImageFormat::Avif => {
+            let at = bytes.windows(8).position(|window| window == b"colrprof")?;
+            let length = u32::from_be_bytes(*bytes[at - 4..].first_chunk().unwrap()) as usize;
+            Some(bytes[at + 8..at - 4 + length].to_vec())
         }
         _ => None,
     }

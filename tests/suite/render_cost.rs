@@ -100,6 +100,10 @@ fn reservations_are_upper_bounds() {
         let facts = render::probe(&baseline).unwrap();
         render::render(&baseline, &plan(&facts, "width-1600|format-webp")).unwrap().bytes
     };
+    let avif = {
+        let facts = render::probe(&webp).unwrap();
+        render::render(&webp, &plan(&facts, "original|format-avif")).unwrap().bytes
+    };
     let mut broken = Vec::new();
     for (name, source, specs) in [
         ("12 MP JPEG", &baseline, &["fill-400x300", "width-1600|format-webp", "original"][..]),
@@ -111,6 +115,8 @@ fn reservations_are_upper_bounds() {
             &webp,
             &["original", "original|format-webp-lossless", "original|format-gif", "scale-150|format-png"],
         ),
+        ("2 MP WebP", &webp, &["original|format-avif", "width-800|format-avif", "width-800|format-avif-lossless"]),
+        ("2 MP AVIF", &avif, &["width-200", "original|format-jpeg"]),
     ] {
         for spec in specs {
             for orientation in [1, 6] {

@@ -10,6 +10,9 @@ use super::{
 };
 use crate::model::{ImageFormat, Size, SourceFacts, format::SNIFF_BYTES};
 
+mod avif;
+#[forbid(unsafe_code)]
+mod avif_file;
 #[forbid(unsafe_code)]
 mod bmp;
 #[forbid(unsafe_code)]
@@ -41,7 +44,8 @@ pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
         ImageFormat::Bmp => bmp::probe(source),
         ImageFormat::Tiff => tiff::probe(source),
         ImageFormat::Ico => ico::probe(source),
-        format @ (ImageFormat::Avif | ImageFormat::Heic | ImageFormat::Svg) => Err(no_decoder(format)),
+        ImageFormat::Avif => avif::probe(source),
+        format @ (ImageFormat::Heic | ImageFormat::Svg) => Err(no_decoder(format)),
     }
 }
 
@@ -61,7 +65,8 @@ pub fn decode(source: &[u8], plan: &Plan) -> Result<Picture, RenderError> {
         ImageFormat::Bmp => bmp::decode(source, stored_size)?,
         ImageFormat::Tiff => tiff::decode(source, stored_size)?,
         ImageFormat::Ico => ico::decode(source, stored_size)?,
-        ImageFormat::Avif | ImageFormat::Heic | ImageFormat::Svg => return Err(no_decoder(format)),
+        ImageFormat::Avif => avif::decode(source, stored_size)?,
+        ImageFormat::Heic | ImageFormat::Svg => return Err(no_decoder(format)),
     };
     if picture.size == plan.decoded_size() { Ok(picture) } else { Err(RenderError::Changed) }
 }
@@ -75,6 +80,8 @@ pub fn encode(picture: Picture, encoding: Encoding) -> Result<Vec<u8>, RenderErr
         Encoding::Ico => ico::encode(picture),
         Encoding::Webp { quality } => webp::encode(picture, webp::Mode::Lossy(quality)),
         Encoding::WebpLossless => webp::encode(picture, webp::Mode::Lossless),
+        Encoding::Avif { quality } => avif::encode(picture, avif::Mode::Lossy(quality)),
+        Encoding::AvifLossless => avif::encode(picture, avif::Mode::Lossless),
     }
 }
 

@@ -21,6 +21,8 @@ pub enum Encoding {
     Ico,
     Webp { quality: Quality },
     WebpLossless,
+    Avif { quality: Quality },
+    AvifLossless,
 }
 
 impl Encoding {
@@ -32,12 +34,13 @@ impl Encoding {
             Self::Gif => ImageFormat::Gif,
             Self::Ico => ImageFormat::Ico,
             Self::Webp { .. } | Self::WebpLossless => ImageFormat::Webp,
+            Self::Avif { .. } | Self::AvifLossless => ImageFormat::Avif,
         }
     }
 
     /// Whether pixels come back as they went in.
     pub fn is_lossless(self) -> bool {
-        matches!(self, Self::Png | Self::Ico | Self::WebpLossless)
+        matches!(self, Self::Png | Self::Ico | Self::WebpLossless | Self::AvifLossless)
     }
 
     /// Whether the format holds animations.
@@ -50,12 +53,13 @@ impl Encoding {
         !matches!(self, Self::Jpeg { .. })
     }
 
-    /// The longest side that the format's header can express: JPEG and GIF have 16 bits, WebP 14, PNG 31. An icon's entries
+    /// The longest side that the format's header can express: JPEG and GIF have 16 bits, WebP 14, AV1 16, PNG 31. An icon's entries
     /// end at 256, so a larger rendition is shrunk into them, as Pillow does.
     pub fn max_side(self) -> u32 {
         match self {
             Self::Jpeg { .. } => 65_500, // libjpeg's own bound, JPEG_MAX_DIMENSION
             Self::Gif => 65_535,
+            Self::Avif { .. } | Self::AvifLossless => 32_768, // libavif, which browsers read by, ends there
             Self::Webp { .. } | Self::WebpLossless => 16_383,
             Self::Png | Self::Ico => i32::MAX as u32,
         }
@@ -76,6 +80,8 @@ impl fmt::Display for Encoding {
             Self::Ico => f.write_str("ico"),
             Self::Webp { quality } => write!(f, "webp q{}", quality.get()),
             Self::WebpLossless => f.write_str("webp lossless"),
+            Self::Avif { quality } => write!(f, "avif q{}", quality.get()),
+            Self::AvifLossless => f.write_str("avif lossless"),
         }
     }
 }
@@ -92,11 +98,12 @@ enum Asked {
 pub(super) fn choose(facts: &SourceFacts, spec: &FilterSpec, defaults: &Defaults) -> Result<Encoding, PlanError> {
     match facts.format {
         ImageFormat::Svg => return Err(PlanError::Svg),
-        ImageFormat::Avif | ImageFormat::Heic => return Err(PlanError::NoDecoder(facts.format)),
+        ImageFormat::Heic => return Err(PlanError::NoDecoder(facts.format)),
         ImageFormat::Jpeg
         | ImageFormat::Png
         | ImageFormat::Gif
         | ImageFormat::Webp
+        | ImageFormat::Avif
         | ImageFormat::Bmp
         | ImageFormat::Tiff
         | ImageFormat::Ico => {}
@@ -138,7 +145,17 @@ pub(super) fn choose(facts: &SourceFacts, spec: &FilterSpec, defaults: &Defaults
                 defaults.webp_quality,
             ),
         },
-        other @ (ImageFormat::Avif | ImageFormat::Heic | ImageFormat::Bmp | ImageFormat::Tiff | ImageFormat::Svg) => {
+        ImageFormat::Avif if output.lossless => Encoding::AvifLossless,
+        ImageFormat::Avif => Encoding::Avif {
+            quality: quality(
+                |operation| match operation {
+                    Operation::AvifQuality(quality) => Some(*quality),
+                    _ => None,
+                },
+                defaults.avif_quality,
+            ),
+        },
+        other @ (ImageFormat::Heic | ImageFormat::Bmp | ImageFormat::Tiff | ImageFormat::Svg) => {
             return Err(PlanError::NoEncoder(other));
         }
     })

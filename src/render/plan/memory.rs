@@ -65,7 +65,9 @@ impl Plan {
             ImageFormat::Gif | ImageFormat::Png | ImageFormat::Ico => 1,
             // The samples as stored and a copy of them, each up to 16 bits wide.
             ImageFormat::Tiff => 12,
-            ImageFormat::Jpeg | ImageFormat::Bmp | ImageFormat::Avif | ImageFormat::Heic | ImageFormat::Svg => 0,
+            // Planes of up to 16 bits, in a grid those of its tiles too.
+            ImageFormat::Avif => 12,
+            ImageFormat::Jpeg | ImageFormat::Bmp | ImageFormat::Heic | ImageFormat::Svg => 0,
         }
     }
 
@@ -83,6 +85,9 @@ impl Plan {
             Encoding::Webp { .. } => 10,
             // Hash chains and several tries at back references.
             Encoding::WebpLossless => 52,
+            // The planes, the encoder's frames and its notes about each block.
+            Encoding::Avif { .. } => 60,
+            Encoding::AvifLossless => 120,
         }
     }
 }

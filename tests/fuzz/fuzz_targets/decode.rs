@@ -16,7 +16,7 @@ use sendimage::{
 
 const LIMITS: Limits =
     Limits { max_source_bytes: 1 << 20, max_source_pixels: 1 << 18, max_source_side: 4096, max_output_pixels: 1 << 16 };
-const SPECS: [&str; 8] = [
+const SPECS: [&str; 9] = [
     "fill-7x5|format-jpeg",
     "width-40|format-png",
     "max-16x16|format-webp",
@@ -25,6 +25,7 @@ const SPECS: [&str; 8] = [
     "original|format-png",
     "width-3|format-jpeg|bgcolor-f00",
     "scale-30|format-png",
+    "width-20|format-avif",
 ];
 
 // The last byte chooses the spec, so that seeds are files as they are.
