@@ -1,7 +1,5 @@
 //! Blur, sharpen, grayscale, invert: steps on the resized picture, in the order written.
 
-use image::{ImageBuffer, Luma, LumaA, Pixel, Rgb as Rgb8, Rgba, imageops};
-
 use super::{
     RenderError,
     picture::{Layout, Picture},
@@ -38,25 +36,9 @@ pub fn apply(picture: Picture, effects: &[Effect]) -> Result<Picture, RenderErro
 /// bleed into visible ones.
 fn softened(mut picture: Picture, sigma: f32) -> Result<(Picture, Vec<u8>), RenderError> {
     resample::multiply_alpha(&mut picture, true)?;
-    let blurred = match picture.layout.bytes() {
-        1 => blurred::<Luma<u8>>(&picture, sigma),
-        2 => blurred::<LumaA<u8>>(&picture, sigma),
-        3 => blurred::<Rgb8<u8>>(&picture, sigma),
-        _ => blurred::<Rgba<u8>>(&picture, sigma),
-    };
-    Ok((picture, blurred.ok_or_else(mismatch)?))
-}
-
-/// From this deviation on three box blurs are within a level or two of a Gaussian, and take the same time for any.
-const BOXES_FROM_SIGMA: f32 = 3.0;
-
-fn blurred<P: Pixel<Subpixel = u8> + 'static>(picture: &Picture, sigma: f32) -> Option<Vec<u8>> {
-    let buffer = ImageBuffer::<P, Vec<u8>>::from_raw(picture.size.width, picture.size.height, picture.pixels.clone())?;
-    let blurred = match sigma < BOXES_FROM_SIGMA {
-        true => imageops::blur(&buffer, sigma),
-        false => imageops::fast_blur(&buffer, sigma),
-    };
-    Some(blurred.into_raw())
+    let size = (picture.size.width, picture.size.height);
+    let blurred = sendimage_pixels::blur(picture.layout.kind(), picture.pixels.clone(), size, sigma);
+    blurred.map(|blurred| (picture, blurred)).ok_or_else(mismatch)
 }
 
 /// What the blur took away, once more on top. Alpha stays, and no colour outshines it.

@@ -1,5 +1,7 @@
 //! The pixel buffer that the steps of a render hand on.
 
+use sendimage_pixels::Kind;
+
 use crate::model::Size;
 
 /// How a picture's samples lie in memory: interleaved, without padding between rows.
@@ -27,6 +29,17 @@ impl Layout {
             Self::GrayAlpha8 | Self::Gray16 => 2,
             Self::Rgb8 => 3,
             Self::Rgba8 | Self::Cmyk8 => 4,
+        }
+    }
+
+    /// How the resizer sees such pixels.
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Gray8 => Kind::Bytes1,
+            Self::GrayAlpha8 => Kind::Bytes2,
+            Self::Rgb8 => Kind::Bytes3,
+            Self::Rgba8 | Self::Cmyk8 => Kind::Bytes4,
+            Self::Gray16 => Kind::Word1,
         }
     }
 

@@ -1,15 +1,8 @@
 //! Cutting out and resizing.
 
-use fast_image_resize::{
-    FilterType, MulDiv, PixelTrait, ResizeAlg, ResizeOptions, Resizer,
-    images::{TypedCroppedImage, TypedCroppedImageMut, TypedImage},
-    pixels::{U8, U8x2, U8x3, U8x4, U16},
-};
+use sendimage_pixels::{Resize, Window};
 
-use super::{
-    RenderError,
-    picture::{Layout, Picture, buffer_bytes},
-};
+use super::{RenderError, picture::Picture};
 use crate::model::{PixelRect, Size};
 
 /// What to cut out of a decoded picture, and what to make of it.
@@ -47,7 +40,7 @@ pub fn resize(picture: Picture, cut: Cut) -> Result<Picture, RenderError> {
     match cut.reduction == 1 && cut.crop.size() == cut.output {
         true if cut.output == picture.size => Ok(picture),
         true => Ok(copied(picture, cut.crop)),
-        false => resampled(picture, area, cut).map_err(|error| RenderError::Resample { detail: error.to_string() }),
+        false => resampled(picture, area, cut).map_err(|detail| RenderError::Resample { detail }),
     }
 }
 
@@ -95,60 +88,20 @@ fn copied(picture: Picture, crop: PixelRect) -> Picture {
     Picture { size: crop.size(), pixels, ..picture }
 }
 
-/// One copy of the resizer's code for each kind of pixel that there is: it is generic over both views, and large.
-fn resampled(picture: Picture, area: Area, cut: Cut) -> Result<Picture, Box<dyn std::error::Error>> {
-    match picture.layout {
-        Layout::Gray8 => resampled_as::<U8>(picture, area, cut),
-        Layout::GrayAlpha8 => resampled_as::<U8x2>(picture, area, cut),
-        Layout::Rgb8 => resampled_as::<U8x3>(picture, area, cut),
-        Layout::Rgba8 | Layout::Cmyk8 => resampled_as::<U8x4>(picture, area, cut),
-        Layout::Gray16 => resampled_as::<U16>(picture, area, cut),
-    }
-}
-
-fn resampled_as<P: PixelTrait>(picture: Picture, area: Area, cut: Cut) -> Result<Picture, Box<dyn std::error::Error>> {
-    let Picture { size, layout, mut pixels, profile } = picture;
-    let output = cut.output;
-    let Size { width, height } = area.pixels.size();
-    let mut from = TypedImage::<P>::from_buffer(size.width, size.height, &mut pixels)?;
-    // The resizer would premultiply into a copy of the source. This picture is ours: premultiply in place.
-    if layout.has_alpha() {
-        let mut view = TypedCroppedImageMut::from_ref(&mut from, area.pixels.left, area.pixels.top, width, height)?;
-        MulDiv::new().multiply_alpha_inplace_typed(&mut view)?;
-    }
-    let view = TypedCroppedImage::from_ref(&from, area.pixels.left, area.pixels.top, width, height)?;
-    let (whole_width, whole_height) = (f64::from(width), f64::from(height));
-    let (out_width, out_height) = (f64::from(output.width), f64::from(output.height));
-    let (between, first, second) = match cut.first {
-        Axis::Horizontal => (
-            Size::new(output.width, height),
-            options().crop(area.left, 0.0, area.width, whole_height),
-            options().crop(0.0, area.top, out_width, area.height),
-        ),
-        Axis::Vertical => (
-            Size::new(width, output.height),
-            options().crop(0.0, area.top, whole_width, area.height),
-            options().crop(area.left, 0.0, area.width, out_height),
-        ),
+fn resampled(picture: Picture, area: Area, cut: Cut) -> Result<Picture, String> {
+    let Picture { size, layout, pixels, profile } = picture;
+    let Area { pixels: window, left, top, width, height } = area;
+    let how = Resize {
+        size: (size.width, size.height),
+        window: Window { left: window.left, top: window.top, width: window.size().width, height: window.size().height },
+        origin: (left, top),
+        extent: (width, height),
+        output: (cut.output.width, cut.output.height),
+        horizontal_first: cut.first == Axis::Horizontal,
+        alpha: layout.has_alpha(),
     };
-    let mut resizer = Resizer::new();
-    let mut halfway = vec![0; buffer_bytes(between, layout)];
-    resizer.resize_typed(
-        &view,
-        &mut TypedImage::<P>::from_buffer(between.width, between.height, &mut halfway)?,
-        &first,
-    )?;
-    drop(pixels);
-    let halfway = TypedImage::<P>::from_buffer(between.width, between.height, &mut halfway)?;
-    let view = TypedCroppedImage::from_ref(&halfway, 0, 0, between.width, between.height)?;
-    let mut resized = vec![0; buffer_bytes(output, layout)];
-    let mut to = TypedImage::<P>::from_buffer(output.width, output.height, &mut resized)?;
-    resizer.resize_typed(&view, &mut to, &second)?;
-    if layout.has_alpha() {
-        let mut view = TypedCroppedImageMut::from_ref(&mut to, 0, 0, output.width, output.height)?;
-        MulDiv::new().divide_alpha_inplace_typed(&mut view)?;
-    }
-    Ok(Picture { size: output, layout, pixels: resized, profile })
+    let pixels = sendimage_pixels::resize(layout.kind(), pixels, &how)?;
+    Ok(Picture { size: cut.output, layout, pixels, profile })
 }
 
 /// Multiplies a picture's alpha into its colours, or divides it out again.
@@ -156,25 +109,10 @@ fn resampled_as<P: PixelTrait>(picture: Picture, area: Area, cut: Cut) -> Result
 /// # Errors
 /// [`RenderError::Resample`] when the picture is not what its layout says; a bug if it happens.
 pub fn multiply_alpha(picture: &mut Picture, multiply: bool) -> Result<(), RenderError> {
-    let done = match picture.layout {
-        Layout::GrayAlpha8 => multiply_alpha_as::<U8x2>(picture, multiply),
-        Layout::Rgba8 => multiply_alpha_as::<U8x4>(picture, multiply),
-        Layout::Gray8 | Layout::Rgb8 | Layout::Cmyk8 | Layout::Gray16 => Ok(()),
-    };
-    done.map_err(|error| RenderError::Resample { detail: error.to_string() })
-}
-
-fn multiply_alpha_as<P: PixelTrait>(picture: &mut Picture, multiply: bool) -> Result<(), Box<dyn std::error::Error>> {
-    let Size { width, height } = picture.size;
-    let mut image = TypedImage::<P>::from_buffer(width, height, &mut picture.pixels)?;
-    let mut view = TypedCroppedImageMut::from_ref(&mut image, 0, 0, width, height)?;
-    match multiply {
-        true => MulDiv::new().multiply_alpha_inplace_typed(&mut view)?,
-        false => MulDiv::new().divide_alpha_inplace_typed(&mut view)?,
+    if !picture.layout.has_alpha() {
+        return Ok(());
     }
-    Ok(())
-}
-
-fn options() -> ResizeOptions {
-    ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Lanczos3)).use_alpha(false)
+    let (kind, size) = (picture.layout.kind(), (picture.size.width, picture.size.height));
+    sendimage_pixels::multiply_alpha(kind, &mut picture.pixels, size, multiply)
+        .map_err(|detail| RenderError::Resample { detail })
 }

@@ -142,9 +142,9 @@ fn nginx_before(conf: &str, gunicorn: u16, ports: [u16; 2]) -> String {
         "proxy_pass http://127.0.0.1:{gunicorn};\n proxy_set_header Host $host;\n proxy_ignore_headers X-Accel-Redirect;\n"
     );
     // Step two: our locations beside the site's.
-    let place = "    location / {\n        return 404;\n    }";
-    assert!(conf.contains(place), "no place for the rest of the site in:\n{conf}");
-    let conf = conf.replacen(place, &format!("    location / {{ {application} }}"), 1);
+    let place = conf.find("location / {").unwrap_or_else(|| panic!("no place for the rest of the site in:\n{conf}"));
+    let after = place + conf[place..].find('}').expect("its end") + 1;
+    let conf = format!("{}location / {{ {application} }}{}", &conf[..place], &conf[after..]);
     let end = conf.rfind('}').expect("the end of http");
     format!(
         "{}

@@ -6,7 +6,7 @@
 use std::{ffi::CStr, marker::PhantomData};
 
 use libavif_sys as ffi;
-use sendimage_av1::{Coded, Planes, Still};
+use sendimage_pixels::av1::{Coded, Planes, Still};
 
 use super::{
     MAX_PROFILE_BYTES,
@@ -225,9 +225,9 @@ fn encode_file(picture: &Picture, mode: Mode) -> Result<Vec<u8>, String> {
         let still =
             Still { width: size.width as usize, height: size.height as usize, planes, profiled: profile.is_some() };
         let settings = settings(mode, size);
-        let Coded { configuration, data } = sendimage_av1::encode(&still, settings)?;
+        let Coded { configuration, data } = sendimage_pixels::av1::encode(&still, settings)?;
         let item = Item { configuration, data, channels, depth: settings.depth };
-        Ok::<_, String>((item, sendimage_av1::cicp(&still)))
+        Ok::<_, String>((item, sendimage_pixels::av1::cicp(&still)))
     };
     let channel = |index: usize| -> Vec<u8> {
         picture.pixels.chunks_exact(picture.layout.bytes()).map(|pixel| pixel[index]).collect()
@@ -248,11 +248,11 @@ fn encode_file(picture: &Picture, mode: Mode) -> Result<Vec<u8>, String> {
 }
 
 /// What is told to rav1e.
-fn settings(mode: Mode, size: Size) -> sendimage_av1::Settings {
+fn settings(mode: Mode, size: Size) -> sendimage_pixels::av1::Settings {
     /// Up to here blocks of 8 pixels are tried too, for twice the time and a sixth off a thumbnail's length.
     const SMALL_PIXELS: u64 = 40_000;
     match mode {
-        Mode::Lossy(quality) => sendimage_av1::Settings {
+        Mode::Lossy(quality) => sendimage_pixels::av1::Settings {
             quantizer: quantizer(quality.get()),
             depth: 8,
             smallest_block: if size.pixels() <= SMALL_PIXELS { 8 } else { 16 },
@@ -262,7 +262,9 @@ fn settings(mode: Mode, size: Size) -> sendimage_av1::Settings {
         // more bits the eight-bit values come back: six samples of ten thousand are off by one, none by more, 80 dB and
         // above over six photographs. Small blocks have the more exact transforms, and make the file a tenth smaller.
         // Twelve bits are of a profile that not every browser decodes.
-        Mode::Lossless => sendimage_av1::Settings { quantizer: 1, depth: 10, smallest_block: 4, psychovisual: false },
+        Mode::Lossless => {
+            sendimage_pixels::av1::Settings { quantizer: 1, depth: 10, smallest_block: 4, psychovisual: false }
+        }
     }
 }
 

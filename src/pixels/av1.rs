@@ -1,7 +1,4 @@
-//! rav1e for still pictures, behind one function without type parameters.
-//!
-//! rav1e's encoder is generic over its samples, and generic code is compiled where it is used: within sendimage that would
-//! be four minutes at every change of a line. Here it is once, and optimised like any dependency.
+//! rav1e for still pictures.
 
 use rav1e::{
     color::{
