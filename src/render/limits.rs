@@ -54,6 +54,14 @@ pub enum OverLimit {
         /// The bound.
         limit: u64,
     },
+    /// `render.max_source_pixels`, which bounds what an animation makes as well as what it is made from.
+    #[error("the animation would have {found} pixels in all frames; render.max_source_pixels is {limit}")]
+    OutputFrames {
+        /// Width x height x frames.
+        found: u64,
+        /// The bound.
+        limit: u64,
+    },
     /// A side longer than the output format can hold.
     #[error("the rendition would have a side of {found} pixels; {format} holds {limit}")]
     OutputSide {
@@ -106,12 +114,16 @@ impl Limits {
     /// Checks the size of what a plan would make.
     ///
     /// # Errors
-    /// [`OverLimit::OutputPixels`] or [`OverLimit::OutputSide`].
+    /// [`OverLimit::OutputPixels`], [`OverLimit::OutputFrames`] or [`OverLimit::OutputSide`].
     pub fn check_output(&self, plan: &Plan) -> Result<(), OverLimit> {
         let size = plan.rendition_size();
         let pixels = size.pixels().max(plan.output_size.pixels());
         if pixels > self.max_output_pixels {
             return Err(OverLimit::OutputPixels { found: pixels, limit: self.max_output_pixels });
+        }
+        let found = pixels.saturating_mul(plan.frames.into());
+        if plan.frames > 1 && found > self.max_source_pixels {
+            return Err(OverLimit::OutputFrames { found, limit: self.max_source_pixels });
         }
         let found = size.width.max(size.height);
         let (limit, format) = (plan.encoding.max_side(), plan.encoding.format().name());

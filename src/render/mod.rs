@@ -6,11 +6,14 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use codec::animation::{Frame, Frames, Moving};
 use metadata::Metadata;
 use picture::Picture;
 
 use crate::model::{ImageFormat, SourceFacts};
 
+#[cfg(test)]
+mod animation_tests;
 #[forbid(unsafe_code)]
 mod background;
 #[forbid(unsafe_code)]
@@ -130,21 +133,47 @@ pub fn render(source: &[u8], plan: &Plan) -> Result<Rendered, RenderError> {
 /// # Errors
 /// When the source or the watermark cannot be decoded, the source is not what the plan was made for, or the encoder refuses.
 pub fn render_marked(source: &[u8], mark: Option<&[u8]>, plan: &Plan) -> Result<Rendered, RenderError> {
-    let mut stages = Stages::start();
-    let cut = plan.cut_as_stored()?;
     let finish = Finish { plan, mark: plan.watermark.as_ref().map(|_| decode_mark(mark)).transpose()? };
+    let mut rendered = if plan.frames > 1 { animation(source, &finish)? } else { still(source, &finish)? };
+    if plan.keep_metadata {
+        let metadata = Metadata::read(source, plan.source.format);
+        rendered.bytes = metadata.write(rendered.bytes, plan.encoding.format());
+    }
+    Ok(rendered)
+}
 
+fn still(source: &[u8], finish: &Finish<'_>) -> Result<Rendered, RenderError> {
+    let mut stages = Stages::start();
+    let plan = finish.plan;
+    let cut = plan.cut_as_stored()?;
     let decoded = codec::decode(source, plan)?;
     let decode = stages.lap();
 
     let picture = finish.apply(resample::resize(decoded, cut)?)?;
     let resample = stages.lap();
 
-    let mut bytes = codec::encode(picture, plan.encoding)?;
-    if plan.keep_metadata {
-        bytes = Metadata::read(source, plan.source.format).write(bytes, plan.encoding.format());
-    }
+    let bytes = codec::encode(picture, plan.encoding)?;
     Ok(Rendered { bytes, times: StageTimes { decode, resample, encode: stages.lap() } })
+}
+
+/// The same frame by frame, none of which outlives its turn.
+fn animation(source: &[u8], finish: &Finish<'_>) -> Result<Rendered, RenderError> {
+    let mut stages = Stages::start();
+    let mut times = StageTimes::default();
+    let plan = finish.plan;
+    let cut = plan.cut_as_stored()?;
+    let mut frames = Frames::open(source, plan)?;
+    let mut moving = Moving::new(plan.rendition_size(), frames.plays(), plan.encoding, plan.most_animation_bytes())?;
+    while let Some(Frame { picture, delay }) = frames.next()? {
+        times.decode += stages.lap();
+        let picture = finish.apply(resample::resize(picture, cut)?)?;
+        times.resample += stages.lap();
+        moving.add(Frame { picture, delay })?;
+        times.encode += stages.lap();
+    }
+    let bytes = moving.finish()?;
+    times.encode += stages.lap();
+    Ok(Rendered { bytes, times })
 }
 
 /// What happens to a picture, or to each frame of an animation, between the resizer and the encoder.

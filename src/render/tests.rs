@@ -22,7 +22,7 @@ fn quality() -> Quality {
     Quality::new(QUALITY).unwrap()
 }
 
-fn plan_for(source: &[u8], spec: &str) -> Result<Plan, String> {
+pub(super) fn plan_for(source: &[u8], spec: &str) -> Result<Plan, String> {
     let defaults = Defaults { full_decode_pixels: 100, ..app::defaults(&RenderConfig::default(), &Marks::default()) };
     let facts = probe(source).map_err(|error| error.to_string())?;
     // What the gate does: nothing large is decoded in a test.

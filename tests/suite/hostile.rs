@@ -8,6 +8,7 @@ use std::{
 };
 
 use crate::{
+    animations,
     harness::{Site, wait_for},
     vectors,
 };
@@ -76,6 +77,8 @@ fn bombs_made_here() {
         ("profile-parts.jpg", with_segments(&photo, b"\xFF\xE2\0\x10ICC_PROFILE\0\x01\xFF", 1_000_000), either),
         ("comments.gif", with_comments(&gif, 2_000_000), served),
         ("directory-loop.jpg", with_segments(&photo, &looping_exif(), 1), served),
+        ("frames.gif", animations::gif(1, 1, &[0; 100_000], None), either),
+        ("frames-8x8.gif", animations::gif(8, 8, &[3; 100_000], None), either),
         ("nothing.jpg", b"\xFF\xD8\xFF".to_vec(), refused),
     ];
     for (name, bytes, expected) in bombs {

@@ -1,6 +1,8 @@
 //! Behaviour tests: one binary, one file for each behaviour.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod animations;
+mod browser;
 mod cli;
 mod geometry;
 mod harness;

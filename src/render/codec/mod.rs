@@ -14,9 +14,13 @@ mod avif;
 #[forbid(unsafe_code)]
 mod avif_file;
 #[forbid(unsafe_code)]
+pub mod animation;
+#[forbid(unsafe_code)]
 mod bmp;
 #[forbid(unsafe_code)]
 mod gif;
+#[forbid(unsafe_code)]
+mod gif_motion;
 #[forbid(unsafe_code)]
 mod ico;
 #[forbid(unsafe_code)]
@@ -30,6 +34,8 @@ mod png;
 #[forbid(unsafe_code)]
 mod tiff;
 mod webp;
+#[forbid(unsafe_code)]
+mod webp_motion;
 
 /// Longest ICC profile that is carried along. The largest in use, for print, have about 2 MiB.
 const MAX_PROFILE_BYTES: usize = 4 << 20;

@@ -9,7 +9,23 @@ use crate::render::picture::{Layout, Picture};
 /// Pixels at least this opaque are shown; the others become the transparent index. GIF knows nothing in between.
 const OPAQUE_FROM: u8 = 128;
 
+/// A pixel as GIF can show it: a colour, or a hole.
+pub type Visible = Option<[u8; 3]>;
+
+/// A picture's pixels as GIF can show them.
+pub fn visible_pixels(picture: Picture) -> Vec<Visible> {
+    let picture = picture.into_colour();
+    match picture.layout {
+        Layout::Rgba8 => {
+            let (pixels, _) = picture.pixels.as_chunks::<4>();
+            pixels.iter().map(|&[r, g, b, alpha]| (alpha >= OPAQUE_FROM).then_some([r, g, b])).collect()
+        }
+        _ => picture.pixels.as_chunks::<3>().0.iter().copied().map(Some).collect(),
+    }
+}
+
 /// A picture of at most 256 colours.
+#[derive(Default)]
 pub struct Indexed {
     /// Three bytes a colour.
     pub palette: Vec<u8>,
@@ -23,25 +39,39 @@ impl Indexed {
     /// Keeps the colours where they are few enough, else picks the best ones. No dithering, as in Wagtail: it adds noise to
     /// flat art and bytes to every file.
     pub fn new(picture: Picture) -> Result<Self, String> {
-        let picture = picture.into_colour();
-        let pixels: Vec<Option<[u8; 3]>> = match picture.layout {
-            Layout::Rgba8 => {
-                let (pixels, _) = picture.pixels.as_chunks::<4>();
-                pixels.iter().map(|&[r, g, b, alpha]| (alpha >= OPAQUE_FROM).then_some([r, g, b])).collect()
-            }
-            _ => picture.pixels.as_chunks::<3>().0.iter().copied().map(Some).collect(),
-        };
+        let pixels = visible_pixels(picture);
         let has_holes = pixels.contains(&None);
-        let room = 256 - usize::from(has_holes);
-        let mut indexed = match exact(&pixels, room) {
+        Self::of(&pixels, has_holes)
+    }
+
+    /// Like [`Indexed::new`], with an index for holes whether there are any or not.
+    pub fn with_hole(pixels: &[Visible]) -> Result<Self, String> {
+        Self::of(pixels, true)
+    }
+
+    /// Other pixels in the same colours, if these are enough.
+    pub fn reused(&self, pixels: &[Visible]) -> Option<Self> {
+        let hole = self.transparent?;
+        let mut known: HashMap<[u8; 3], u8> = HashMap::new();
+        for (index, color) in self.palette.as_chunks::<3>().0.iter().enumerate().take(hole.into()) {
+            known.entry(*color).or_insert(index as u8);
+        }
+        let index = |pixel: &Visible| pixel.map_or(Some(hole), |color| known.get(&color).copied());
+        let indices = pixels.iter().map(index).collect::<Option<_>>()?;
+        Some(Self { palette: Vec::new(), indices, transparent: Some(hole) })
+    }
+
+    fn of(pixels: &[Visible], hole: bool) -> Result<Self, String> {
+        let room = 256 - usize::from(hole);
+        let mut indexed = match exact(pixels, room) {
             Some(indexed) => indexed,
-            None => reduced(&pixels, room)?,
+            None => reduced(pixels, room)?,
         };
-        if has_holes {
+        if hole {
             let hole = (indexed.palette.len() / 3) as u8;
             indexed.palette.extend_from_slice(&[0; 3]);
             indexed.transparent = Some(hole);
-            for (index, pixel) in indexed.indices.iter_mut().zip(&pixels) {
+            for (index, pixel) in indexed.indices.iter_mut().zip(pixels) {
                 if pixel.is_none() {
                     *index = hole;
                 }
@@ -52,7 +82,7 @@ impl Indexed {
 }
 
 /// The picture's own colours, in order of appearance, unless there are more than `room`.
-fn exact(pixels: &[Option<[u8; 3]>], room: usize) -> Option<Indexed> {
+fn exact(pixels: &[Visible], room: usize) -> Option<Indexed> {
     let mut known: HashMap<[u8; 3], u8> = HashMap::new();
     let mut palette = Vec::new();
     let mut indices = Vec::with_capacity(pixels.len());
@@ -77,7 +107,7 @@ fn exact(pixels: &[Option<[u8; 3]>], room: usize) -> Option<Indexed> {
 }
 
 /// Wu's quantiser over the visible pixels.
-fn reduced(pixels: &[Option<[u8; 3]>], room: usize) -> Result<Indexed, String> {
+fn reduced(pixels: &[Visible], room: usize) -> Result<Indexed, String> {
     let visible: Vec<Srgb<u8>> = pixels.iter().flatten().map(|&[r, g, b]| Srgb::new(r, g, b)).collect();
     let size = PaletteSize::try_from(room).map_err(|_| "a palette of no colours")?;
     let row = ImageRef::new(visible.len() as u32, 1, &visible).map_err(|_| "too many pixels for a palette")?;

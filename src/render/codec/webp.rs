@@ -3,7 +3,7 @@
 
 use libwebp_sys as ffi;
 
-use super::{MAX_PROFILE_BYTES, corrupt, encode_error, expect_size};
+use super::{MAX_PROFILE_BYTES, animation::Plays, corrupt, encode_error, expect_size};
 use crate::{
     model::{ImageFormat, Size, SourceFacts},
     render::{
@@ -27,8 +27,8 @@ const METHOD: i32 = 4;
 /// In lossless mode the quality is an effort; Wagtail passes its default of 80 there too.
 const LOSSLESS_EFFORT: f32 = 80.0;
 /// VP8X flags (RFC 9649, 2.7).
-const HAS_PROFILE: u8 = 0x20;
-const HAS_ALPHA: u8 = 0x10;
+pub(super) const HAS_PROFILE: u8 = 0x20;
+pub(super) const HAS_ALPHA: u8 = 0x10;
 
 /// Reads the container's chunks and the first bitstream's header.
 pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
@@ -38,7 +38,7 @@ pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
         stored_size: file.canvas,
         orientation: file.exif.map(exif::orientation).unwrap_or_default(),
         frames: file.frames,
-        bytes_per_pixel: file.layout.bytes() as u8,
+        bytes_per_pixel: file.layout.bytes().max(file.moving_layout.bytes()) as u8,
         progressive: false,
     })
 }
@@ -48,13 +48,17 @@ pub fn decode(source: &[u8], stored_size: Size) -> Result<Picture, RenderError> 
     let file = Container::read(source)?;
     expect_size(file.canvas, stored_size)?;
     let mut picture = Picture::blank(stored_size, file.layout);
-    let (stride, bytes) = (picture.stride(), picture.layout.bytes());
-    let Frame { left, top, size, .. } = file.first;
-    let start = top as usize * stride + left as usize * bytes;
-    decode_into(file.first.bitstream, &mut picture.pixels[start..], stride, size, picture.layout)
-        .map_err(|status| corrupt(ImageFormat::Webp, format!("{status:?}")))?;
-    picture.profile = file.profile.filter(|profile| profile.len() <= MAX_PROFILE_BYTES).map(<[u8]>::to_vec);
+    draw(&mut picture, &file.first)?;
+    picture.profile = file.usable_profile();
     Ok(picture)
+}
+
+/// Decodes a frame into its place, over whatever is there.
+pub(super) fn draw(canvas: &mut Picture, frame: &Frame<'_>) -> Result<(), RenderError> {
+    let (stride, bytes) = (canvas.stride(), canvas.layout.bytes());
+    let start = frame.top as usize * stride + frame.left as usize * bytes;
+    decode_into(frame.bitstream, &mut canvas.pixels[start..], stride, frame.size, canvas.layout)
+        .map_err(|status| corrupt(ImageFormat::Webp, format!("{status:?}")))
 }
 
 /// Encodes, with the profile where there is one.
@@ -68,36 +72,50 @@ pub fn encode(picture: Picture, mode: Mode) -> Result<Vec<u8>, RenderError> {
 }
 
 /// What the chunks say.
-struct Container<'a> {
-    canvas: Size,
-    layout: Layout,
-    frames: u32,
-    first: Frame<'a>,
+pub(super) struct Container<'a> {
+    pub canvas: Size,
+    /// Of the first frame.
+    pub layout: Layout,
+    /// Of all frames: without alpha if none of them can show a hole.
+    pub moving_layout: Layout,
+    pub frames: u32,
+    pub plays: Plays,
+    pub first: Frame<'a>,
     profile: Option<&'a [u8]>,
     exif: Option<&'a [u8]>,
 }
 
 /// One picture within the canvas.
-struct Frame<'a> {
-    left: u32,
-    top: u32,
-    size: Size,
+pub(super) struct Frame<'a> {
+    pub left: u32,
+    pub top: u32,
+    pub size: Size,
+    pub delay_ms: u32,
+    pub has_alpha: bool,
+    /// Whether it is laid over what is there, or replaces it.
+    pub blends: bool,
+    /// Whether its rectangle is cleared before the next frame.
+    pub clears: bool,
     /// What libwebp is given: the whole file, or a frame's ALPH and VP8 chunks.
-    bitstream: &'a [u8],
+    pub bitstream: &'a [u8],
 }
 
 impl<'a> Container<'a> {
-    fn read(source: &'a [u8]) -> Result<Self, RenderError> {
+    pub fn read(source: &'a [u8]) -> Result<Self, RenderError> {
         let features = features(source)?;
         let canvas = Size::new(features.width as u32, features.height as u32);
         let (mut profile, mut exif, mut frames, mut first_frame) = (None, None, 0, None);
-        for (kind, body) in chunks(source.get(12..).unwrap_or_default()) {
+        let (mut plays, mut always_opaque) = (Plays::Times(1), true);
+        for (kind, body) in file_chunks(source) {
             match kind {
                 b"ICCP" => profile = profile.or(Some(body)),
                 b"EXIF" => exif = exif.or(Some(body)),
+                b"ANIM" => plays = plays_of(body).unwrap_or(plays),
                 b"ANMF" => {
                     frames += 1;
                     first_frame = first_frame.or(Some(body));
+                    always_opaque &= Frame::read(body, canvas)
+                        .is_ok_and(|frame| !frame.has_alpha && !frame.clears && (frames > 1 || frame.size == canvas));
                 }
                 _ => {}
             }
@@ -105,8 +123,8 @@ impl<'a> Container<'a> {
         let mut has_alpha = features.has_alpha != 0;
         let first = match (features.has_animation != 0, first_frame) {
             (false, _) => {
-                frames = 1;
-                Frame { left: 0, top: 0, size: canvas, bitstream: source }
+                (frames, always_opaque) = (1, !has_alpha);
+                Frame::still(source, canvas)
             }
             (true, Some(body)) => {
                 let frame = Frame::read(body, canvas)?;
@@ -115,14 +133,24 @@ impl<'a> Container<'a> {
             }
             (true, None) => return Err(corrupt(ImageFormat::Webp, "an animation without frames")),
         };
-        let layout = if has_alpha { Layout::Rgba8 } else { Layout::Rgb8 };
-        Ok(Self { canvas, layout, frames, first, profile, exif })
+        let layout = |has_alpha| if has_alpha { Layout::Rgba8 } else { Layout::Rgb8 };
+        let (layout, moving_layout) = (layout(has_alpha), layout(!always_opaque));
+        Ok(Self { canvas, layout, moving_layout, frames, plays, first, profile, exif })
+    }
+
+    pub fn usable_profile(&self) -> Option<Vec<u8>> {
+        self.profile.filter(|profile| profile.len() <= MAX_PROFILE_BYTES).map(<[u8]>::to_vec)
     }
 }
 
 impl<'a> Frame<'a> {
-    /// Reads an ANMF chunk: position and size in 24 bits each, then the frame's own chunks.
-    fn read(body: &'a [u8], canvas: Size) -> Result<Self, RenderError> {
+    fn still(file: &'a [u8], canvas: Size) -> Self {
+        let (left, top, delay_ms) = (0, 0, 0);
+        Self { left, top, size: canvas, delay_ms, has_alpha: false, blends: false, clears: false, bitstream: file }
+    }
+
+    /// Reads an ANMF chunk: position, size and duration in 24 bits each, flags, then the frame's own chunks.
+    pub fn read(body: &'a [u8], canvas: Size) -> Result<Self, RenderError> {
         let damaged = |what| corrupt(ImageFormat::Webp, what);
         const HEADER_BYTES: usize = 16;
         let (header, bitstream) = body.split_at_checked(HEADER_BYTES).ok_or_else(|| damaged("a frame is cut off"))?;
@@ -136,20 +164,49 @@ impl<'a> Frame<'a> {
         {
             return Err(damaged("a frame reaches over the canvas"));
         }
-        Ok(Self { left, top, size, bitstream })
+        let flags = header[15];
+        Ok(Self {
+            left,
+            top,
+            size,
+            delay_ms: number(12),
+            has_alpha: found.has_alpha != 0,
+            blends: flags & 2 == 0,
+            clears: flags & 1 != 0,
+            bitstream,
+        })
     }
 }
 
+/// ANIM: a background colour, which no browser shows, and how often to play.
+fn plays_of(body: &[u8]) -> Option<Plays> {
+    let &[_, _, _, _, low, high] = body.first_chunk()?;
+    Some(match u16::from_le_bytes([low, high]) {
+        0 => Plays::Forever,
+        plays => Plays::Times(plays.into()),
+    })
+}
+
 /// RIFF chunks: four letters, a length, a body padded to an even length. The last one may be cut off.
-fn chunks(mut rest: &[u8]) -> impl Iterator<Item = (&[u8; 4], &[u8])> {
-    std::iter::from_fn(move || {
-        let (kind, after) = rest.split_first_chunk::<4>()?;
+pub(super) struct Chunks<'a>(&'a [u8]);
+
+/// The chunks of a whole file.
+pub(super) fn file_chunks(file: &[u8]) -> Chunks<'_> {
+    const HEADER_BYTES: usize = 12;
+    Chunks(file.get(HEADER_BYTES..).unwrap_or_default())
+}
+
+impl<'a> Iterator for Chunks<'a> {
+    type Item = (&'a [u8; 4], &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (kind, after) = self.0.split_first_chunk::<4>()?;
         let (length, after) = after.split_first_chunk::<4>()?;
         let length = u32::from_le_bytes(*length) as usize;
         let body = &after[..length.min(after.len())];
-        rest = after.get(length + length % 2..).unwrap_or_default();
+        self.0 = after.get(length + length % 2..).unwrap_or_default();
         Some((kind, body))
-    })
+    }
 }
 
 /// Rebuilds the file in its extended form, the profile before the picture (RFC 9649, 2.7).
@@ -157,7 +214,7 @@ fn with_profile(webp: &[u8], profile: &[u8], picture: &Picture) -> Vec<u8> {
     let flags = HAS_PROFILE | if picture.layout.has_alpha() { HAS_ALPHA } else { 0 };
     let [width, height] = [picture.size.width, picture.size.height].map(|side| (side - 1).to_le_bytes());
     let extended = [&[flags, 0, 0, 0], &width[..3], &height[..3]].concat();
-    let picture_chunks = chunks(webp.get(12..).unwrap_or_default()).filter(|(kind, _)| *kind != b"VP8X");
+    let picture_chunks = file_chunks(webp).filter(|(kind, _)| *kind != b"VP8X");
     let mut bytes = Vec::with_capacity(webp.len() + profile.len() + 64);
     bytes.extend_from_slice(b"RIFF\0\0\0\0WEBP");
     for (kind, body) in [(b"VP8X", &extended[..]), (b"ICCP", profile)].into_iter().chain(picture_chunks) {
@@ -227,7 +284,7 @@ impl Drop for Encoding {
 }
 
 /// Encodes an RGB or RGBA picture.
-fn encode_bitstream(picture: &Picture, mode: Mode) -> Result<Vec<u8>, String> {
+pub(super) fn encode_bitstream(picture: &Picture, mode: Mode) -> Result<Vec<u8>, String> {
     let mut config = ffi::WebPConfig::new().map_err(|()| "libwebp is of another version")?;
     config.method = METHOD;
     config.alpha_quality = 100;
