@@ -20,6 +20,8 @@ mod background;
 mod canvas;
 mod codec;
 #[forbid(unsafe_code)]
+mod color;
+#[forbid(unsafe_code)]
 mod effect;
 #[forbid(unsafe_code)]
 mod exif;
@@ -185,7 +187,7 @@ struct Finish<'a> {
 impl Finish<'_> {
     fn apply(&self, resized: Picture) -> Result<Picture, RenderError> {
         let plan = self.plan;
-        let upright = orient::turn_upright(resized, plan.turn).into_screen_colours();
+        let upright = color::for_output(orient::turn_upright(resized, plan.turn), plan.encoding);
         let mut picture = effect::apply(upright, &plan.effects)?;
         if let Some(color) = plan.background {
             picture = background::lay_on(picture, color);
