@@ -37,10 +37,27 @@ need() {
     [ "$status" = 0 ] || die "apt-get could not install: ${missing[*]}"
 }
 
+# need_library PACKAGE [PACKAGE-IF-THERE-IS-ONE]: a library without a command to look for.
+need_library() {
+    command -v apt-get >/dev/null || die "please install: $1 (this script knows apt-get only)"
+    local packages=("$1")
+    as_root apt-get update -qq
+    if [ -n "${2:-}" ] && apt-cache show "$2" >/dev/null 2>&1; then packages+=("$2"); fi
+    say "installing ${packages[*]}"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null \
+        || die "apt-get could not install: ${packages[*]}"
+}
+
 # What a build needs: a C compiler and make, cmake and nasm (libjpeg-turbo and rav1e with SIMD), meson and ninja (dav1d), and a
 # Rust toolchain.
 need_build_tools() {
     need cc=build-essential make cmake nasm meson ninja=ninja-build
+    # HEIC sources (the feature `heic`): SENDIMAGE_HEIC=1 before this is called.
+    if [ -n "${SENDIMAGE_HEIC:-}" ] && ! pkg-config --exists libheif 2>/dev/null; then
+        # Newer Debians have the HEVC decoder in a package of its own.
+        need pkg-config
+        need_library libheif-dev libheif-plugin-libde265
+    fi
     local root wanted have
     root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
     wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")

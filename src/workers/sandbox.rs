@@ -118,6 +118,9 @@ pub(super) fn limit_resources(job_bytes: u64) -> (io::Result<()>, AddressSpace) 
         (Resource::Core, 0),
         (Resource::Nofile, OPEN_FILES),
         (Resource::Fsize, job_bytes),
+        // Counted for the whole user, threads included: no use as a bound where one thread has to be possible. The filter of
+        // system calls still allows no process.
+        #[cfg(not(feature = "heic"))]
         (Resource::Nproc, 0),
     ]
     .into_iter()

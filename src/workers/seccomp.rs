@@ -49,6 +49,13 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_rt_sigreturn,
     libc::SYS_sigaltstack,
     libc::SYS_restart_syscall,
+    // A thread's first and last calls: see `threads`.
+    #[cfg(feature = "heic")]
+    libc::SYS_set_robust_list,
+    #[cfg(feature = "heic")]
+    libc::SYS_rseq,
+    #[cfg(feature = "heic")]
+    libc::SYS_clone3,
     libc::SYS_exit,
     libc::SYS_exit_group,
     // aarch64 never had these.
@@ -63,6 +70,8 @@ const ALLOWED: &[libc::c_long] = &[
 /// # Errors
 /// In words, when the kernel has no seccomp filters or refuses this one.
 pub(super) fn enter() -> Result<(), String> {
+    #[cfg(feature = "heic")]
+    threads::enter()?;
     let program = filter().map_err(|error| error.to_string())?;
     seccompiler::apply_filter(&program).map_err(|error| match error {
         seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => error.to_string(),
@@ -82,10 +91,43 @@ fn filter() -> Result<BpfProgram, BackendError> {
     rules.insert(libc::SYS_fcntl, vec![SeccompRule::new(vec![get_flags])?]);
     // Its own limits only, and signals to itself only.
     rules.insert(libc::SYS_prlimit64, vec![SeccompRule::new(vec![argument(0, Is::Eq, 0)?])?]);
+    #[cfg(feature = "heic")]
+    rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![argument(0, Is::Eq, threads::FLAGS)?])?]);
     let own_pid = u64::from(std::process::id());
     rules.insert(libc::SYS_tgkill, vec![SeccompRule::new(vec![argument(0, Is::Eq, own_pid)?])?]);
     let refuse = SeccompAction::KillProcess;
     SeccompFilter::new(rules, refuse, SeccompAction::Allow, std::env::consts::ARCH.try_into()?)?.try_into()
+}
+
+/// Threads, which libde265 decodes HEIC on: it starts one whatever it is asked. Compiled in with that format only.
+///
+/// `clone` is allowed with just the flags of `pthread_create`: a thread of this process, under this filter, and no new
+/// process. `clone3` keeps its flags in memory, where no filter sees them: it does not exist, and glibc uses `clone`.
+#[cfg(feature = "heic")]
+mod threads {
+    use super::{BTreeMap, BpfProgram, SeccompAction, SeccompFilter};
+
+    /// What glibc and musl pass but for the latter's `CLONE_DETACHED`, which does nothing.
+    pub const FLAGS: u64 = (libc::CLONE_VM
+        | libc::CLONE_FS
+        | libc::CLONE_FILES
+        | libc::CLONE_SYSVSEM
+        | libc::CLONE_SIGHAND
+        | libc::CLONE_THREAD
+        | libc::CLONE_SETTLS
+        | libc::CLONE_PARENT_SETTID
+        | libc::CLONE_CHILD_CLEARTID) as u64;
+
+    /// Where two filters differ the stricter answer wins: the other one lets `clone3` pass.
+    pub fn enter() -> Result<(), String> {
+        let missing = || -> Result<BpfProgram, seccompiler::BackendError> {
+            let rules = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+            let answer = SeccompAction::Errno(libc::ENOSYS as u32);
+            SeccompFilter::new(rules, SeccompAction::Allow, answer, std::env::consts::ARCH.try_into()?)?.try_into()
+        };
+        let program = missing().map_err(|error| error.to_string())?;
+        seccompiler::apply_filter(&program).map_err(|error| error.to_string())
+    }
 }
 
 #[cfg(test)]
@@ -103,6 +145,7 @@ mod tests {
             libc::SYS_connect,
             libc::SYS_bind,
             libc::SYS_clone,
+            #[cfg(not(feature = "heic"))]
             libc::SYS_clone3,
             libc::SYS_execve,
             libc::SYS_execveat,

@@ -119,6 +119,17 @@ fn warm_up() {
         let plan = Plan { output_size: Size::new(1, 1), ..Plan::whole(facts, encoding) };
         Some(render::render(source, &plan).ok()?.bytes)
     };
+    // libheif loads its decoders when it is first asked for anything. Its threads share one heap: each of its own would be
+    // 64 MiB of address space.
+    #[cfg(feature = "heic")]
+    {
+        let _ = render::probe(b"\0\0\0\x10ftypheic\0\0\0\0");
+        #[cfg(target_env = "gnu")]
+        // SAFETY: sets a number of the allocator's, before any other thread exists.
+        unsafe {
+            libc::mallopt(libc::M_ARENA_MAX, 1);
+        }
+    }
     // Whatever goes wrong here would go wrong in a job too, where it has an address.
     let _ = panic::catch_unwind(|| {
         for encoding in encodings.into_iter().flatten() {

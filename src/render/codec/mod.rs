@@ -10,17 +10,19 @@ use super::{
 };
 use crate::model::{ImageFormat, Size, SourceFacts, format::SNIFF_BYTES};
 
+#[forbid(unsafe_code)]
+pub mod animation;
 mod avif;
 #[forbid(unsafe_code)]
 mod avif_file;
-#[forbid(unsafe_code)]
-pub mod animation;
 #[forbid(unsafe_code)]
 mod bmp;
 #[forbid(unsafe_code)]
 mod gif;
 #[forbid(unsafe_code)]
 mod gif_motion;
+#[cfg(feature = "heic")]
+mod heic;
 #[forbid(unsafe_code)]
 mod ico;
 #[forbid(unsafe_code)]
@@ -51,7 +53,11 @@ pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
         ImageFormat::Tiff => tiff::probe(source),
         ImageFormat::Ico => ico::probe(source),
         ImageFormat::Avif => avif::probe(source),
-        format @ (ImageFormat::Heic | ImageFormat::Svg) => Err(no_decoder(format)),
+        #[cfg(feature = "heic")]
+        ImageFormat::Heic => heic::probe(source),
+        #[cfg(not(feature = "heic"))]
+        ImageFormat::Heic => Err(no_decoder(ImageFormat::Heic)),
+        ImageFormat::Svg => Err(no_decoder(ImageFormat::Svg)),
     }
 }
 
@@ -72,7 +78,11 @@ pub fn decode(source: &[u8], plan: &Plan) -> Result<Picture, RenderError> {
         ImageFormat::Tiff => tiff::decode(source, stored_size)?,
         ImageFormat::Ico => ico::decode(source, stored_size)?,
         ImageFormat::Avif => avif::decode(source, stored_size)?,
-        ImageFormat::Heic | ImageFormat::Svg => return Err(no_decoder(format)),
+        #[cfg(feature = "heic")]
+        ImageFormat::Heic => heic::decode(source, stored_size)?,
+        #[cfg(not(feature = "heic"))]
+        ImageFormat::Heic => return Err(no_decoder(format)),
+        ImageFormat::Svg => return Err(no_decoder(format)),
     };
     if picture.size == plan.decoded_size() { Ok(picture) } else { Err(RenderError::Changed) }
 }

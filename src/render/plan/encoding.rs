@@ -98,12 +98,13 @@ enum Asked {
 pub(super) fn choose(facts: &SourceFacts, spec: &FilterSpec, defaults: &Defaults) -> Result<Encoding, PlanError> {
     match facts.format {
         ImageFormat::Svg => return Err(PlanError::Svg),
-        ImageFormat::Heic => return Err(PlanError::NoDecoder(facts.format)),
+        ImageFormat::Heic if !cfg!(feature = "heic") => return Err(PlanError::NoDecoder(facts.format)),
         ImageFormat::Jpeg
         | ImageFormat::Png
         | ImageFormat::Gif
         | ImageFormat::Webp
         | ImageFormat::Avif
+        | ImageFormat::Heic
         | ImageFormat::Bmp
         | ImageFormat::Tiff
         | ImageFormat::Ico => {}

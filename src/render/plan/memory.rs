@@ -100,7 +100,9 @@ impl Plan {
             ImageFormat::Tiff => 12,
             // Planes of up to 16 bits, in a grid those of its tiles too.
             ImageFormat::Avif => 16,
-            ImageFormat::Jpeg | ImageFormat::Bmp | ImageFormat::Heic | ImageFormat::Svg => 0,
+            // The same, and red, green and blue in planes of their own.
+            ImageFormat::Heic => 20,
+            ImageFormat::Jpeg | ImageFormat::Bmp | ImageFormat::Svg => 0,
         }
     }
 
