@@ -53,12 +53,28 @@ fn inspect(files: &[Vec<u8>]) -> Vec<Value> {
             json!({ "type": kind, "data": BASE64_STANDARD.encode(bytes) })
         })
         .collect();
-    let page = PAGE.replace("FILES", &serde_json::to_string(&listed).unwrap());
+    let found = ask(&PAGE.replace("FILES", &serde_json::to_string(&listed).unwrap()));
+    found.as_array().unwrap().clone()
+}
+
+/// Whether there is a browser; says so where there is none.
+pub fn is_there() -> bool {
+    let there = Command::new("chromium").arg("--version").output().is_ok();
+    if !there {
+        eprintln!("SKIPPED: there is no chromium");
+    }
+    there
+}
+
+/// Shows a page to the browser, and gives what the page sends back.
+pub fn ask(page: &str) -> Value {
+    let page = page.to_owned();
     // Loopback is a secure context, which `ImageDecoder` wants.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let profile = tempfile::tempdir().unwrap();
     let mut browser = Command::new("chromium")
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic"])
+        .args(["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"])
         .arg(format!("--user-data-dir={}", profile.path().display()))
         .arg(format!("http://{}/", listener.local_addr().unwrap()))
         .stderr(Stdio::null())
@@ -103,8 +119,7 @@ fn rendered(source: &[u8], spec: &str) -> Vec<u8> {
 #[test]
 #[ignore = "needs Chromium: tests/run --long"]
 fn chromium_sees_the_animation_that_went_in() {
-    if Command::new("chromium").arg("--version").output().is_err() {
-        eprintln!("SKIPPED: there is no chromium");
+    if !is_there() {
         return;
     }
     let image = |name: &str| std::fs::read(vectors::folder().join("images").join(name)).unwrap();

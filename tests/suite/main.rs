@@ -4,6 +4,7 @@
 mod animations;
 mod browser;
 mod cli;
+mod decoders;
 mod geometry;
 mod harness;
 mod hostile;

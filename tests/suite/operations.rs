@@ -111,10 +111,12 @@ fn looks_are_taken_once_and_remembered() {
 fn errors_of_our_operations_say_where() {
     let site = Site::new("").serve();
     site.add("photo_land.jpg", "a.jpg");
-    for (spec, offset) in [("width-10|rotate-45", 16), ("pad-9x9|width-3", 8), ("blur-0.1", 5)] {
+    for (spec, column) in [("width-10|rotate-45", 16), ("pad-9x9|width-3", 8), ("blur-0.1", 5)] {
         let refused = site.run(&["sign", "media/a.jpg", spec]);
         assert!(!refused.status.success());
         let text = String::from_utf8_lossy(&refused.stderr).into_owned();
-        assert!(text.contains(&format!("offset {offset}")), "{spec}: {text}");
+        // The caret stands below the place, two columns in.
+        let caret = format!("\n{}^", " ".repeat(2 + column));
+        assert!(text.contains(&caret), "{spec}: {text}");
     }
 }

@@ -507,3 +507,22 @@ fn lanes_follow_the_cost() {
     assert_eq!(Lane::of(&plan(400, 4)), Lane::Cheap);
     assert_eq!(Lane::of(&plan(4_000, 1)), Lane::Costly);
 }
+
+/// The gate never parses an image: in the whole program, only the worker's loop calls what touches image bytes.
+#[test]
+fn no_decoder_and_no_encoder_runs_outside_a_worker() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut callers: Vec<PathBuf> = crate::harness::files(&source)
+        .into_iter()
+        .filter(|path| !path.starts_with(source.join("render")) && !path.starts_with(source.join("pixels")))
+        .filter(|path| {
+            let text = fs::read_to_string(path).unwrap();
+            ["render::render", "render::probe", "render::look(", "sendimage_pixels"].iter().any(|call| text.contains(call))
+        })
+        .collect();
+    callers.sort();
+    assert_eq!(callers, [source.join("workers/worker.rs")]);
+    // And the render room's inner doors are closed to all others.
+    let room = fs::read_to_string(source.join("render/mod.rs")).unwrap();
+    assert!(room.contains("\nmod codec;") && !room.contains("pub mod codec"));
+}
