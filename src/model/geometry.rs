@@ -7,6 +7,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::DocumentSize;
+
 use super::Orientation;
 
 /// Width and height in pixels, both at least 1 in every valid image.
@@ -193,8 +195,9 @@ pub struct Transform {
 
 impl Transform {
     /// The transform that leaves an image of this size alone.
-    pub fn identity(size: Size) -> Self {
-        Self { size: (f64::from(size.width), f64::from(size.height)), scale: (1.0, 1.0), offset: (0.0, 0.0) }
+    pub fn identity(size: impl Into<DocumentSize>) -> Self {
+        let DocumentSize { width, height } = size.into();
+        Self { size: (width, height), scale: (1.0, 1.0), offset: (0.0, 0.0) }
     }
 
     /// Width and height so far.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FocalPoint, ImageFormat, MediaPath, Size};
+use super::{DocumentSize, FocalPoint, ImageFormat, MediaPath, Size};
 
 /// An image's number in the catalogue. URLs carry it as text (`007` and `7` are the same image, signed apart).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -206,6 +206,9 @@ pub struct SourceFacts {
     pub bytes_per_pixel: u8,
     /// Whether the file is coded in several scans or passes, which makes the decoder hold all coefficients at once.
     pub progressive: bool,
+    /// The size of a vector image, whose `stored_size` is that in whole pixels. `None` for pictures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<DocumentSize>,
 }
 
 impl SourceFacts {
@@ -213,7 +216,8 @@ impl SourceFacts {
     /// bound on pixels would catch.
     pub fn is_plausible(&self) -> bool {
         let Size { width, height } = self.stored_size;
-        width > 0 && height > 0 && self.frames > 0 && (1..=16).contains(&self.bytes_per_pixel)
+        let document = self.document.is_none_or(|document| document.rounded_up() == self.stored_size);
+        width > 0 && height > 0 && self.frames > 0 && (1..=16).contains(&self.bytes_per_pixel) && document
     }
 
     /// The size after turning upright: what filter specs are about.

@@ -1,11 +1,13 @@
 //! The vocabulary every other room speaks: images, versions, sizes, paths and keys. No I/O, no async.
 
+pub mod document;
 pub mod format;
 pub mod geometry;
 pub mod image;
 pub mod key;
 pub mod media_path;
 
+pub use document::DocumentSize;
 pub use format::{Animation, ImageFormat};
 pub use geometry::{FocalPoint, PixelRect, Place, Size};
 pub use image::{ImageId, Orientation, SourceFacts, SourceImage, SourceRef, SourceVersion};

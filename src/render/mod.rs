@@ -39,6 +39,8 @@ mod picture;
 pub mod plan;
 #[forbid(unsafe_code)]
 mod resample;
+#[forbid(unsafe_code)]
+mod svg;
 #[cfg(test)]
 mod tests;
 
@@ -136,7 +138,11 @@ pub fn render(source: &[u8], plan: &Plan) -> Result<Rendered, RenderError> {
 /// When the source or the watermark cannot be decoded, the source is not what the plan was made for, or the encoder refuses.
 pub fn render_marked(source: &[u8], mark: Option<&[u8]>, plan: &Plan) -> Result<Rendered, RenderError> {
     let finish = Finish { plan, mark: plan.watermark.as_ref().map(|_| decode_mark(mark)).transpose()? };
-    let mut rendered = if plan.frames > 1 { animation(source, &finish)? } else { still(source, &finish)? };
+    let mut rendered = match plan.encoding {
+        plan::Encoding::Svg => return vector(source, plan),
+        _ if plan.frames > 1 => animation(source, &finish)?,
+        _ => still(source, &finish)?,
+    };
     if plan.keep_metadata {
         let metadata = Metadata::read(source, plan.source.format);
         rendered.bytes = metadata.write(rendered.bytes, plan.encoding.format());
@@ -148,14 +154,28 @@ fn still(source: &[u8], finish: &Finish<'_>) -> Result<Rendered, RenderError> {
     let mut stages = Stages::start();
     let plan = finish.plan;
     let cut = plan.cut_as_stored()?;
-    let decoded = codec::decode(source, plan)?;
-    let decode = stages.lap();
-
-    let picture = finish.apply(resample::resize(decoded, cut)?)?;
+    let (decode, resized);
+    if plan.source.format == ImageFormat::Svg {
+        // Drawn at the size that is asked for: nothing is left to resize.
+        resized = svg::draw(source, plan, cut.crop, cut.output)?;
+        decode = stages.lap();
+    } else {
+        let decoded = codec::decode(source, plan)?;
+        decode = stages.lap();
+        resized = resample::resize(decoded, cut)?;
+    }
+    let picture = finish.apply(resized)?;
     let resample = stages.lap();
 
     let bytes = codec::encode(picture, plan.encoding)?;
     Ok(Rendered { bytes, times: StageTimes { decode, resample, encode: stages.lap() } })
+}
+
+/// No pixel at all.
+fn vector(source: &[u8], plan: &Plan) -> Result<Rendered, RenderError> {
+    let mut stages = Stages::start();
+    let bytes = svg::rewrite(source, plan)?;
+    Ok(Rendered { bytes, times: StageTimes { encode: stages.lap(), ..StageTimes::default() } })
 }
 
 /// The same frame by frame, none of which outlives its turn.

@@ -30,6 +30,63 @@ impl FilterSpec {
         matches!(self.operations.iter().rev().find(format), Some(Operation::FormatAuto(_)))
     }
 
+    /// What is left of the spec for a vector image that stays one: the operations on geometry that its root element can
+    /// express. A turn, a canvas and everything about pixels and formats is no part of that.
+    pub fn for_vectors(&self) -> Self {
+        let stays = |operation: &&Operation| match operation {
+            Operation::Original
+            | Operation::Width(_)
+            | Operation::Height(_)
+            | Operation::Max(..)
+            | Operation::Min(..)
+            | Operation::Scale(_)
+            | Operation::Fill { .. }
+            | Operation::Crop { .. }
+            | Operation::Dpr(_) => true,
+            Operation::Format(_)
+            | Operation::FormatAuto(_)
+            | Operation::JpegQuality(_)
+            | Operation::WebpQuality(_)
+            | Operation::AvifQuality(_)
+            | Operation::BackgroundColor(_)
+            | Operation::PreserveSvg
+            | Operation::Turn(_)
+            | Operation::Pad { .. }
+            | Operation::Trim(_)
+            | Operation::Smart
+            | Operation::Blur(_)
+            | Operation::Sharpen(_)
+            | Operation::Grayscale
+            | Operation::Invert
+            | Operation::Watermark(_)
+            | Operation::KeepMeta => false,
+        };
+        let operations: Vec<Operation> = self.operations.iter().filter(stays).cloned().collect();
+        Self { operations: if operations.is_empty() { vec![Operation::Original] } else { operations } }
+    }
+
+    /// Whether anything in it can only be done to pixels, which makes a picture of a vector image. `preserve-svg` says that
+    /// nothing may.
+    pub fn needs_pixels(&self) -> bool {
+        let is_about_pixels = |operation: &Operation| {
+            matches!(
+                operation,
+                Operation::Format(_)
+                    | Operation::BackgroundColor(_)
+                    | Operation::Turn(_)
+                    | Operation::Pad { .. }
+                    | Operation::Trim(_)
+                    | Operation::Smart
+                    | Operation::Blur(_)
+                    | Operation::Sharpen(_)
+                    | Operation::Grayscale
+                    | Operation::Invert
+                    | Operation::Watermark(_)
+            )
+        };
+        !self.operations.contains(&Operation::PreserveSvg) && self.operations.iter().any(is_about_pixels)
+    }
+
     /// The same spec for a client that accepts these formats; its text does not change.
     pub fn accepting(&self, accepted: Accepted) -> Self {
         let operations = self.operations.iter().map(|operation| match operation {

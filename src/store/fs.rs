@@ -395,6 +395,7 @@ mod tests {
             frames: 1,
             bytes_per_pixel: 3,
             progressive: false,
+            document: None,
         };
         let record = SourceRecord { version: version(), facts, findings: Default::default() };
         store.remember(key.source(), &record).await.unwrap();

@@ -194,6 +194,7 @@ impl Lane {
             Encoding::WebpLossless => 12,
             Encoding::Avif { .. } => 30,
             Encoding::AvifLossless => 500,
+            Encoding::Svg => 0,
         };
         // A blur goes over the picture a dozen times.
         let effects = 8 * plan.effects.len() as u64;

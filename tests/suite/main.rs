@@ -18,6 +18,7 @@ mod pictures;
 mod render_cost;
 mod renders;
 mod renditions;
+mod svg;
 mod vectors;
 mod wagtail_site;
 mod workers;

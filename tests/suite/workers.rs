@@ -497,6 +497,7 @@ fn lanes_follow_the_cost() {
         frames: 1,
         bytes_per_pixel: 3,
         progressive: false,
+        document: None,
     };
     let encoding = Encoding::Jpeg { quality: Quality::new(76).unwrap(), progressive: false, rgb: false };
     let plan = |width: u32, reduction: u8| Plan {
@@ -517,7 +518,9 @@ fn no_decoder_and_no_encoder_runs_outside_a_worker() {
         .filter(|path| !path.starts_with(source.join("render")) && !path.starts_with(source.join("pixels")))
         .filter(|path| {
             let text = fs::read_to_string(path).unwrap();
-            ["render::render", "render::probe", "render::look(", "sendimage_pixels"].iter().any(|call| text.contains(call))
+            ["render::render", "render::probe", "render::look(", "sendimage_pixels"]
+                .iter()
+                .any(|call| text.contains(call))
         })
         .collect();
     callers.sort();

@@ -33,6 +33,7 @@ pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
         frames: decoder.frames(),
         bytes_per_pixel: decoder.layout()?.bytes() as u8,
         progressive: false,
+        document: None,
     })
 }
 

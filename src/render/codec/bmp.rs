@@ -23,6 +23,7 @@ pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
         frames: 1,
         bytes_per_pixel: layout.bytes() as u8,
         progressive: false,
+        document: None,
     })
 }
 

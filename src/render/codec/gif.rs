@@ -24,6 +24,7 @@ pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
         frames: outline.frames,
         bytes_per_pixel: bytes as u8,
         progressive: false,
+        document: None,
     })
 }
 

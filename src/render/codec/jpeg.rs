@@ -31,6 +31,7 @@ pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
         frames: 1,
         bytes_per_pixel: layout(&header)?.bytes() as u8,
         progressive: header.several_scans,
+        document: None,
     })
 }
 

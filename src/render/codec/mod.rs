@@ -7,8 +7,9 @@ use super::{
     RenderError,
     picture::Picture,
     plan::{Encoding, Plan},
+    svg,
 };
-use crate::model::{ImageFormat, Size, SourceFacts, format::SNIFF_BYTES};
+use crate::model::{ImageFormat, PixelRect, Size, SourceFacts, format::SNIFF_BYTES};
 
 #[forbid(unsafe_code)]
 pub mod animation;
@@ -57,7 +58,7 @@ pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
         ImageFormat::Heic => heic::probe(source),
         #[cfg(not(feature = "heic"))]
         ImageFormat::Heic => Err(no_decoder(ImageFormat::Heic)),
-        ImageFormat::Svg => Err(no_decoder(ImageFormat::Svg)),
+        ImageFormat::Svg => svg::probe(source),
     }
 }
 
@@ -82,7 +83,8 @@ pub fn decode(source: &[u8], plan: &Plan) -> Result<Picture, RenderError> {
         ImageFormat::Heic => heic::decode(source, stored_size)?,
         #[cfg(not(feature = "heic"))]
         ImageFormat::Heic => return Err(no_decoder(format)),
-        ImageFormat::Svg => return Err(no_decoder(format)),
+        // For a look at it: renditions are drawn at their own size.
+        ImageFormat::Svg => svg::draw(source, plan, PixelRect::whole(stored_size), stored_size)?,
     };
     if picture.size == plan.decoded_size() { Ok(picture) } else { Err(RenderError::Changed) }
 }
@@ -98,6 +100,7 @@ pub fn encode(picture: Picture, encoding: Encoding) -> Result<Vec<u8>, RenderErr
         Encoding::WebpLossless => webp::encode(picture, webp::Mode::Lossless),
         Encoding::Avif { quality } => avif::encode(picture, avif::Mode::Lossy(quality)),
         Encoding::AvifLossless => avif::encode(picture, avif::Mode::Lossless),
+        Encoding::Svg => Err(encode_error(ImageFormat::Svg, "a picture cannot become a drawing")),
     }
 }
 
@@ -109,7 +112,7 @@ fn no_decoder(format: ImageFormat) -> RenderError {
     RenderError::Unsupported { format, detail: "this build has no decoder for the format".into() }
 }
 
-fn corrupt(format: ImageFormat, detail: impl ToString) -> RenderError {
+pub(super) fn corrupt(format: ImageFormat, detail: impl ToString) -> RenderError {
     RenderError::Corrupt { format, detail: detail.to_string() }
 }
 

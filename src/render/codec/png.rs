@@ -27,6 +27,7 @@ pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
         frames: chunks.frames,
         bytes_per_pixel: chunks.layout().bytes() as u8,
         progressive: chunks.interlaced,
+        document: None,
     })
 }
 

@@ -40,6 +40,7 @@ pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
         frames: file.frames,
         bytes_per_pixel: file.layout.bytes().max(file.moving_layout.bytes()) as u8,
         progressive: false,
+        document: None,
     })
 }
 

@@ -15,14 +15,24 @@ use crate::{
 #[serde(rename_all = "lowercase", tag = "format")]
 #[allow(missing_docs)] // named after the format; fields after the encoder's settings
 pub enum Encoding {
-    Jpeg { quality: Quality, progressive: bool, rgb: bool },
+    Jpeg {
+        quality: Quality,
+        progressive: bool,
+        rgb: bool,
+    },
     Png,
     Gif,
     Ico,
-    Webp { quality: Quality },
+    Webp {
+        quality: Quality,
+    },
     WebpLossless,
-    Avif { quality: Quality },
+    Avif {
+        quality: Quality,
+    },
     AvifLossless,
+    /// Rewritten, not drawn.
+    Svg,
 }
 
 impl Encoding {
@@ -35,12 +45,13 @@ impl Encoding {
             Self::Ico => ImageFormat::Ico,
             Self::Webp { .. } | Self::WebpLossless => ImageFormat::Webp,
             Self::Avif { .. } | Self::AvifLossless => ImageFormat::Avif,
+            Self::Svg => ImageFormat::Svg,
         }
     }
 
     /// Whether pixels come back as they went in.
     pub fn is_lossless(self) -> bool {
-        matches!(self, Self::Png | Self::Ico | Self::WebpLossless | Self::AvifLossless)
+        matches!(self, Self::Png | Self::Ico | Self::WebpLossless | Self::AvifLossless | Self::Svg)
     }
 
     /// Whether the format holds animations.
@@ -62,6 +73,7 @@ impl Encoding {
             Self::Avif { .. } | Self::AvifLossless => 32_768, // libavif, which browsers read by, ends there
             Self::Webp { .. } | Self::WebpLossless => 16_383,
             Self::Png | Self::Ico => i32::MAX as u32,
+            Self::Svg => u32::MAX,
         }
     }
 }
@@ -82,6 +94,7 @@ impl fmt::Display for Encoding {
             Self::WebpLossless => f.write_str("webp lossless"),
             Self::Avif { quality } => write!(f, "avif q{}", quality.get()),
             Self::AvifLossless => f.write_str("avif lossless"),
+            Self::Svg => f.write_str("svg"),
         }
     }
 }
@@ -97,7 +110,7 @@ enum Asked {
 /// the config's.
 pub(super) fn choose(facts: &SourceFacts, spec: &FilterSpec, defaults: &Defaults) -> Result<Encoding, PlanError> {
     match facts.format {
-        ImageFormat::Svg => return Err(PlanError::Svg),
+        ImageFormat::Svg if !spec.needs_pixels() => return Ok(Encoding::Svg),
         ImageFormat::Heic if !cfg!(feature = "heic") => return Err(PlanError::NoDecoder(facts.format)),
         ImageFormat::Jpeg
         | ImageFormat::Png
@@ -107,7 +120,8 @@ pub(super) fn choose(facts: &SourceFacts, spec: &FilterSpec, defaults: &Defaults
         | ImageFormat::Heic
         | ImageFormat::Bmp
         | ImageFormat::Tiff
-        | ImageFormat::Ico => {}
+        | ImageFormat::Ico
+        | ImageFormat::Svg => {}
     }
     let asked = super::last(spec, |operation| match operation {
         Operation::Format(output) => Some(Asked::Format(*output)),
@@ -168,7 +182,7 @@ fn converted(facts: &SourceFacts, defaults: &Defaults) -> ImageFormat {
     match (defaults.conversions.get(&facts.format), facts.format) {
         (Some(to), _) => *to,
         (None, ImageFormat::Gif) if !moves(facts, defaults) => ImageFormat::Png,
-        (None, ImageFormat::Tiff) => ImageFormat::Png,
+        (None, ImageFormat::Tiff | ImageFormat::Svg) => ImageFormat::Png,
         (None, own) => own,
     }
 }

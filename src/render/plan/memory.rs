@@ -16,11 +16,18 @@ impl Plan {
     pub fn peak_bytes(&self, source_bytes: u64) -> u64 {
         /// Allocator, tables, buffers of rows, the small parts of every codec, an ICC profile.
         const FIXED: u128 = 8 << 20;
+        /// A parsed document and its rewritten text, against the file: `<g/>` is the worst. And what is drawn of it.
+        const NODES: u128 = 40;
+        const SHAPES: u128 = 110;
         // Sides of 32 bits times bytes a pixel times stages need more than 64 bits; a reservation that wrapped round would
         // let a bomb in.
         let pixel = u128::from(self.source.bytes_per_pixel).max(1);
         let decoded = u128::from(self.decoded_size().pixels());
         let output = u128::from(self.output_size.pixels());
+        // A drawing is made at the rendition's size, with layers for groups, masks and filters.
+        const LAYERS: u128 = 8;
+        let is_drawing = self.source.format == ImageFormat::Svg;
+        let decoded = if is_drawing { output * LAYERS } else { decoded };
         let decode = decoded * (pixel + u128::from(self.decoder_bytes_per_pixel())) + self.coefficient_bytes();
         // Two passes, either first: the picture between them has one side of the crop and one of the output.
         let reduced = |side: u32| u128::from(side.div_ceil(self.decode_reduction.max(1).into()));
@@ -41,7 +48,14 @@ impl Plan {
         // A JPEG without its end marker is mended in a copy; an icon's BMP entry becomes a file of its own.
         let mended = matches!(self.source.format, ImageFormat::Jpeg | ImageFormat::Ico);
         // Taken apart for its metadata, it is copied once more.
-        let copies = 1 + u128::from(mended) + u128::from(self.keep_metadata);
+        let copies = 1
+            + u128::from(mended)
+            + u128::from(self.keep_metadata)
+            + match (is_drawing, self.encoding) {
+                (false, _) => 0,
+                (true, Encoding::Svg) => NODES,
+                (true, _) => NODES + SHAPES,
+            };
         let peak = FIXED
             + u128::from(source_bytes) * copies
             + decode.max(resample).max(finish).max(encode)
@@ -123,6 +137,7 @@ impl Plan {
             // The planes, the encoder's frames and its notes about each block.
             Encoding::Avif { .. } => 60,
             Encoding::AvifLossless => 140,
+            Encoding::Svg => 0,
         }
     }
 }

@@ -17,7 +17,7 @@ pub use memory::{MAX_WATERMARK_BYTES, MAX_WATERMARK_PIXELS};
 pub use solve::{Solved, solve};
 
 use crate::{
-    model::{Animation, FocalPoint, ImageFormat, Orientation, PixelRect, Place, Size, SourceFacts},
+    model::{Animation, DocumentSize, FocalPoint, ImageFormat, Orientation, PixelRect, Place, Size, SourceFacts},
     render::look::{Findings, Look},
     spec::{FilterSpec, Operation, Quality, Rgb, Sigma},
 };
@@ -106,6 +106,9 @@ pub struct Plan {
     pub watermark: Option<Watermark>,
     /// Whether EXIF and XMP are taken along.
     pub keep_metadata: bool,
+    /// The exact size of a rendition that is a vector image; `output_size` has whole pixels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<DocumentSize>,
     /// How to write it.
     pub encoding: Encoding,
 }
@@ -163,13 +166,17 @@ impl Plan {
         defaults: &Defaults,
     ) -> Result<Self, PlanError> {
         let encoding = encoding::choose(facts, spec, defaults)?;
+        let is_vector = encoding == Encoding::Svg;
+        let vector_spec = is_vector.then(|| spec.for_vectors());
+        let spec = vector_spec.as_ref().unwrap_or(spec);
         let found = |look: Look| findings.of(look).ok_or(PlanError::Unseen(look));
         let content = Look::trim(spec).map(found).transpose()?;
         let focal_point = match Look::interest(spec, focal_point) {
             Some(look) => Some(FocalPoint::of(found(look)?)),
             None => focal_point,
         };
-        let Solved { turn, crop, output_size, canvas } = solve(facts.upright_size(), content, spec, focal_point)?;
+        let size = facts.document.unwrap_or(facts.upright_size().into());
+        let Solved { turn, crop, output_size, document, canvas } = solve(size, content, spec, focal_point)?;
         let opaque_only = (!encoding.has_alpha()).then_some(Rgb::WHITE);
         let canvas = canvas.map(|size| Canvas { size, color: canvas_color(spec).or(opaque_only) });
         Ok(Self {
@@ -183,6 +190,7 @@ impl Plan {
             canvas,
             watermark: watermark(spec, defaults)?,
             keep_metadata: spec.operations().contains(&Operation::KeepMeta),
+            document: is_vector.then_some(document),
             encoding,
             source: facts.clone(),
         })
@@ -202,6 +210,7 @@ impl Plan {
             canvas: None,
             watermark: None,
             keep_metadata: false,
+            document: None,
             encoding,
             source,
         }
@@ -249,6 +258,9 @@ impl Plan {
         }
         if self.frames > 1 {
             add(format!("{} frames", self.frames));
+        }
+        if let Some(DocumentSize { width, height }) = self.document {
+            add(format!("exactly {width}x{height}"));
         }
         add(format!("as {}", self.encoding));
         text

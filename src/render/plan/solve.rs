@@ -6,7 +6,7 @@
 use super::PlanError;
 use crate::{
     model::{
-        FocalPoint, Orientation, PixelRect, Size,
+        DocumentSize, FocalPoint, Orientation, PixelRect, Size,
         geometry::{Rect, Transform, truncated_length},
     },
     spec::{Closeness, Dpr, FilterSpec, Operation},
@@ -21,6 +21,8 @@ pub struct Solved {
     pub crop: PixelRect,
     /// The size to resample to.
     pub output_size: Size,
+    /// The same, as a vector image has it: one that nothing was done to need not be whole.
+    pub document: DocumentSize,
     /// The canvas around it, where `pad` asks for one.
     pub canvas: Option<Size>,
 }
@@ -30,11 +32,12 @@ pub struct Solved {
 /// # Errors
 /// [`PlanError::EmptyCrop`] and [`PlanError::TooLarge`].
 pub fn solve(
-    size: Size,
+    size: impl Into<DocumentSize>,
     content: Option<PixelRect>,
     spec: &FilterSpec,
     focal_point: Option<FocalPoint>,
 ) -> Result<Solved, PlanError> {
+    let size = size.into();
     let mut walk = Walk::new(size, focal_point, dpr(spec));
     if let Some(PixelRect { left, top, right, bottom }) = content {
         let [left, top, right, bottom] = [left, top, right, bottom].map(f64::from);
@@ -45,8 +48,9 @@ pub fn solve(
     }
     Ok(Solved {
         turn: walk.turn,
-        crop: clamp(walk.transform.source_rect().rounded_outward(), walk.turn.upright(size))?,
+        crop: clamp(walk.transform.source_rect().rounded_outward(), walk.turn.upright(size.rounded_up()))?,
         output_size: output_size(&walk.transform)?,
+        document: DocumentSize { width: walk.transform.size().0, height: walk.transform.size().1 },
         canvas: walk.canvas,
     })
 }
@@ -74,8 +78,9 @@ struct Walk {
 }
 
 impl Walk {
-    fn new(size: Size, focus: Option<FocalPoint>, dpr: Dpr) -> Self {
-        Self { transform: Transform::identity(size), turn: Orientation::Upright, size, focus, dpr, canvas: None }
+    fn new(size: DocumentSize, focus: Option<FocalPoint>, dpr: Dpr) -> Self {
+        let (transform, size) = (Transform::identity(size), size.rounded_up());
+        Self { transform, turn: Orientation::Upright, size, focus, dpr, canvas: None }
     }
 
     fn take(&mut self, operation: &Operation) -> Result<(), PlanError> {
