@@ -205,9 +205,11 @@ fn a_real_wagtail_moves_over_by_changing_nginx_only() {
         assert_eq!(ImageFormat::detect(&old.body), format, "{name}");
         let [old, new] = [old, new].map(|answer| Pixels::decode(&answer.body));
         assert_eq!((old.width, old.height), (new.width, new.height), "{name}");
-        let db = new.psnr(&old);
         let palette = format == Some(ImageFormat::Gif);
-        assert!(db >= if palette { CLOSE_PALETTES_DB } else { CLOSE_DB }, "{name}: {db:.1} dB");
+        // Willow drops the transparency of what it writes as GIF, and shows the colours beneath it; we keep it.
+        let comparable = !palette || new.is_opaque();
+        let db = new.psnr(&old);
+        assert!(!comparable || db >= if palette { CLOSE_PALETTES_DB } else { CLOSE_DB }, "{name}: {db:.1} dB");
         worst = if palette { worst } else { worst.min(db) };
         same += 1;
         // The address that the admin's generator shows leads to the same picture.

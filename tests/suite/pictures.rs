@@ -90,7 +90,7 @@ impl Pixels {
         }
     }
 
-    fn is_opaque(&self) -> bool {
+    pub fn is_opaque(&self) -> bool {
         self.rgba.as_chunks::<4>().0.iter().all(|pixel| pixel[3] == 255)
     }
 

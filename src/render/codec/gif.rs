@@ -133,7 +133,8 @@ fn walk(source: &[u8]) -> Option<Outline> {
     let mut rest = source;
     let &[_, _, _, _, _, _, w0, w1, h0, h1, flags, _, _] = take::<13>(&mut rest)?;
     let canvas = Size::new(u16::from_le_bytes([w0, w1]).into(), u16::from_le_bytes([h0, h1]).into());
-    skip(&mut rest, color_table_bytes(flags))?;
+    let global_table = color_table_bytes(flags);
+    skip(&mut rest, global_table)?;
     let (layout, plays) = (Layout::Rgb8, Plays::Times(1));
     let mut outline = Outline { canvas, frames: 0, layout, moving_layout: layout, plays };
     let (mut has_holes, mut disposal) = (false, 0);
@@ -150,6 +151,10 @@ fn walk(source: &[u8]) -> Option<Outline> {
             }
             0x2C => {
                 let Some(&[x0, x1, y0, y1, w0, w1, h0, h1, flags]) = take::<9>(&mut rest) else { break };
+                // Colours that nothing defines: the animation ends before them.
+                if outline.frames > 0 && global_table + color_table_bytes(flags) == 0 {
+                    break;
+                }
                 let covers = [x0, x1, y0, y1] == [0; 4]
                     && Size::new(u16::from_le_bytes([w0, w1]).into(), u16::from_le_bytes([h0, h1]).into()) == canvas;
                 if outline.frames == 0 && (has_holes || !covers) {
