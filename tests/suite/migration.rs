@@ -269,9 +269,10 @@ fn an_edit_is_seen_at_once(wagtail: &Wagtail, after: u16) {
     let old = Pixels::decode(&ask(after, &old_url).body);
     let old_crop = Pixels::decode(&ask(after, &old_fill).body);
     wagtail.tool(&["focus", "1", "520", "60", "80", "80"]);
-    let moved = Instant::now();
+    let edited = Instant::now();
     let crop_moved = || Pixels::decode(&ask(after, &old_fill).body).psnr(&old_crop) < CLOSE_DB;
     wait_for(Duration::from_secs(4), crop_moved).expect("a new focal point is seen");
+    let focus_seen = edited.elapsed();
     let portrait = vectors::folder().join("images/photo_port.jpg").display().to_string();
     wagtail.tool(&["replace", "1", &portrait]);
     let replaced = Instant::now();
@@ -284,5 +285,5 @@ fn an_edit_is_seen_at_once(wagtail: &Wagtail, after: u16) {
         };
         wait_for(Duration::from_secs(4), shows).expect("the new file is seen");
     }
-    println!("a new focal point and a new file were seen within {:?}", moved.elapsed().max(replaced.elapsed()));
+    println!("seen: a new focal point after {focus_seen:?}, a new file after {:?}", replaced.elapsed());
 }
