@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use prometheus_client::metrics::counter::Counter;
@@ -19,8 +19,12 @@ use crate::{
     catalogue::{Cached, Catalogue, CatalogueError, Manifest, NoCatalogue, Sqlite},
     config::{CatalogueKind, Config, RenderConfig, SourceConfig, SourceKind, StoreKind},
     metrics::Metrics,
+    model::{Size, SourceFacts},
     offload::Offload,
-    render::{limits::Limits, plan::Defaults},
+    render::{
+        limits::Limits,
+        plan::{Defaults, MAX_WATERMARK_PIXELS},
+    },
     renditions::{Parts, Renditions},
     source::{FsSource, Source},
     store::{FsStore, Store},
@@ -43,6 +47,7 @@ pub struct App {
     pub store: Arc<dyn Store>,
     config: Config,
     pool: Arc<Pool>,
+    marks: Arc<Marks>,
     offloads: HashMap<Arc<str>, Offload>,
     key_uses: HashMap<Arc<str>, Counter>,
     draining: AtomicBool,
@@ -123,7 +128,7 @@ impl App {
         let sources: BTreeMap<String, Arc<dyn Source>> =
             config.sources.iter().map(|(name, section)| (name.clone(), source(section))).collect();
         let store = store(config);
-        let marks = Marks::load(&config.watermarks)?;
+        let marks = Arc::new(Marks::load(&config.watermarks)?);
         let svg_sources =
             config.sources.iter().filter(|(_, section)| section.svg).map(|(name, _)| name.clone()).collect();
         let renditions = Renditions::new(Parts {
@@ -133,7 +138,7 @@ impl App {
             limits: limits(&config.render),
             defaults: defaults(&config.render, &marks),
             svg_sources,
-            marks,
+            marks: marks.clone(),
             deadline: Duration::from_secs_f64(config.render.deadline_seconds),
             metrics: metrics.clone(),
         });
@@ -155,6 +160,7 @@ impl App {
             store,
             config: config.clone(),
             pool,
+            marks,
             offloads,
             key_uses,
             draining: AtomicBool::new(false),
@@ -182,6 +188,25 @@ impl App {
     /// How well the workers are locked in.
     pub fn sandbox(&self) -> SandboxReport {
         self.pool.sandbox()
+    }
+
+    /// Has a worker look at each watermark: what it is, or why it cannot be used.
+    pub async fn check_watermarks(&self) -> BTreeMap<String, Part> {
+        let mut found = BTreeMap::new();
+        for (name, file) in self.marks.files() {
+            let deadline = Instant::now() + Duration::from_secs_f64(self.config.render.deadline_seconds);
+            let result = match self.pool.probe(file, deadline).await {
+                Ok(facts) if facts.stored_size.pixels() > MAX_WATERMARK_PIXELS => {
+                    Err(format!("it has more than {MAX_WATERMARK_PIXELS} pixels"))
+                }
+                Ok(SourceFacts { format, stored_size: Size { width, height }, .. }) => {
+                    Ok(format!("{format}, {width}x{height}"))
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            found.insert(name.to_owned(), Part::new(result));
+        }
+        found
     }
 
     /// Says goodbye: readiness turns false.

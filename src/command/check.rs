@@ -70,12 +70,16 @@ fn keys(config: &Config) -> Result<Vec<Finding>, CommandError> {
 async fn parts(config: &Config) -> Result<Vec<Finding>, CommandError> {
     let app = App::build(config).await?;
     let readiness = app.readiness().await;
+    let watermarks = app.check_watermarks().await;
     app.shut_down().await;
     let mut findings = vec![Finding { part: "catalogue".into(), result: readiness.catalogue }];
     for (name, part) in readiness.sources {
         findings.push(Finding { part: format!("source {name}"), result: part });
     }
     findings.push(Finding { part: "store".into(), result: readiness.store });
+    for (name, part) in watermarks {
+        findings.push(Finding { part: format!("watermark {name}"), result: part });
+    }
     findings.push(finding("workers", Ok::<_, CommandError>(format!("{} started", readiness.workers))));
     findings.push(finding("sandbox", Ok::<_, CommandError>(readiness.sandbox.to_string())));
     Ok(findings)

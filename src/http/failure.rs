@@ -138,6 +138,8 @@ fn ensure(error: &EnsureError) -> Row {
         EnsureError::TimedOut { .. } => {
             (StatusCode::GATEWAY_TIMEOUT, Outcome::Failed, "The image was not ready in time")
         }
+        // The operator's file, which `check` finds.
+        EnsureError::Watermark(_) => UNAVAILABLE,
         EnsureError::PoolFull | EnsureError::WorkersLost(_) | EnsureError::Store(_) => UNAVAILABLE,
         EnsureError::Crashed => (StatusCode::INTERNAL_SERVER_ERROR, Outcome::Failed, "Internal error"),
     }

@@ -121,8 +121,11 @@ async fn find(app: &App, image: &SourceImage, spec: FilterSpec, headers: &Header
         let ensured = app.renditions.ensure(image, &spec).await?;
         return Ok(Found { ensured, negotiated: true, interim: false });
     }
-    if let Some(ensured) = app.renditions.find_or_begin(image, &spec).await? {
-        return Ok(Found { ensured, negotiated: true, interim: false });
+    match app.renditions.find_or_begin(image, &spec).await {
+        Ok(Some(ensured)) => return Ok(Found { ensured, negotiated: true, interim: false }),
+        // What is too large for an AVIF may fit another format.
+        Ok(None) | Err(EnsureError::OverLimit(_)) => {}
+        Err(error) => return Err(error),
     }
     let meanwhile = spec.accepting(Accepted { avif: false, ..accepted });
     let ensured = app.renditions.ensure(image, &meanwhile).await?;

@@ -30,6 +30,9 @@ pub enum EnsureError {
     /// It is not an image, is corrupt, or is in a format that is not read.
     #[error(transparent)]
     Undecodable(RenderError),
+    /// The watermark's file is no picture, or too large a one: nothing that the image could help.
+    #[error("{0}")]
+    Watermark(RenderError),
     /// There is no plan for this spec and this image.
     #[error(transparent)]
     Unplannable(#[from] PlanError),
@@ -74,6 +77,7 @@ impl From<JobError> for EnsureError {
             JobError::QueueFull => Self::PoolFull,
             JobError::OverLimit(over) => Self::OverLimit(over),
             JobError::Render(RenderError::Changed) | JobError::SourceChanged => Self::SourceChanged,
+            JobError::Render(error @ RenderError::Watermark { .. }) => Self::Watermark(error),
             JobError::Render(error) => Self::Undecodable(error),
             JobError::Output(errno) => Self::Store(StoreError::new("write a rendition", &errno.into())),
             JobError::Source(errno) => {
@@ -143,6 +147,7 @@ impl Memory {
             | EnsureError::PoolFull
             | EnsureError::WorkersLost(_)
             | EnsureError::Store(_)
+            | EnsureError::Watermark(_)
             | EnsureError::Crashed => false,
         };
         if keep {

@@ -43,7 +43,7 @@ pub struct Renditions {
     limits: Limits,
     defaults: Defaults,
     svg_sources: BTreeSet<String>,
-    marks: Marks,
+    marks: Arc<Marks>,
     deadline: Duration,
     metrics: Arc<Metrics>,
     known: Cache<SourceRef, Arc<SourceRecord>>,
@@ -69,7 +69,7 @@ pub struct Parts {
     /// The sources whose SVG files are served.
     pub svg_sources: BTreeSet<String>,
     /// The watermarks' files.
-    pub marks: Marks,
+    pub marks: Arc<Marks>,
     /// From the request to the rendition.
     pub deadline: Duration,
     /// All metrics.

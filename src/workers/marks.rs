@@ -64,6 +64,12 @@ impl Marks {
         &self.by_name
     }
 
+    /// Every watermark's name and file.
+    pub fn files(&self) -> impl Iterator<Item = (&str, &File)> {
+        let file = |mark: &Watermark| self.by_digest.get(&mark.digest);
+        self.by_name.iter().filter_map(move |(name, mark)| Some((name.as_str(), file(mark)?)))
+    }
+
     /// The file that a plan needs.
     pub fn of(&self, plan: &Plan) -> Option<&File> {
         self.by_digest.get(&plan.watermark.as_ref()?.digest)

@@ -221,6 +221,7 @@ impl Pool {
     ) -> Result<PixelRect, JobError> {
         let (source, length) = self.admit(source)?;
         let plan = Plan::to_look(facts, look);
+        let lane = Lane::of(&plan);
         let work = Work {
             memory_bytes: plan.peak_bytes(length),
             task: Task::Look { plan, look },
@@ -230,7 +231,7 @@ impl Pool {
             max_source_bytes: self.shared.config.max_source_bytes,
             deadline,
         };
-        match self.shared.admission.enter(Lane::Cheap, work)?.answer().await? {
+        match self.shared.admission.enter(lane, work)?.answer().await? {
             Answer::Looked(found) => Ok(found),
             _ => Err(JobError::Lost), // its keeper lets nothing else pass
         }

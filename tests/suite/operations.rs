@@ -120,3 +120,25 @@ fn errors_of_our_operations_say_where() {
         assert!(text.contains(&caret), "{spec}: {text}");
     }
 }
+
+#[test]
+fn a_watermark_that_is_no_picture_is_found_by_check_and_not_the_images_fault() {
+    let mut site = Site::new(MARKED);
+    fs::write(site.path("logo.png"), "not a picture").unwrap();
+    site.add("photo_land.jpg", "a.jpg");
+    let output = site.run(&["check"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let line = text.lines().find(|line| line.contains("watermark logo")).unwrap();
+    assert!(line.starts_with("FAIL") && line.contains("not an image"), "{line}");
+    site.start();
+    let url = site.sign(&["media/a.jpg", "stamped"]);
+    let answer = site.gate("GET", &url, "");
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert!(answer.header("retry-after").is_some());
+    // Mended, it is used at once: nothing of the failure was remembered.
+    fs::write(site.path("logo.png"), plain(10, 10, [255, 0, 0, 255])).unwrap();
+    site.signal(rustix::process::Signal::HUP);
+    let served = || site.gate("GET", &url, "").status == 200;
+    crate::harness::wait_for(std::time::Duration::from_secs(10), served).expect("the mended logo is used");
+}

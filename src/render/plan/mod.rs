@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Counts up whenever the same plan would give other bytes, so that no stored name is ever reused for them.
-pub const RENDERER_VERSION: u32 = 1;
+pub const RENDERER_VERSION: u32 = 2;
 
 /// What the operator's config decides about a rendition whose spec is silent.
 #[derive(Clone, Debug, PartialEq, Eq)]
