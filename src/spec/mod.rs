@@ -9,6 +9,7 @@ mod operation;
 mod parse;
 mod print;
 
+use operation::OnVectors;
 pub use operation::{Accepted, Closeness, Dpr, Operation, OutputFormat, Quality, Rgb, Sigma, Turn, WatermarkName};
 pub use parse::{MAX_BYTES, MAX_OPERATIONS, Problem, SpecError};
 
@@ -33,34 +34,7 @@ impl FilterSpec {
     /// What is left of the spec for a vector image that stays one: the operations on geometry that its root element can
     /// express. A turn, a canvas and everything about pixels and formats is no part of that.
     pub fn for_vectors(&self) -> Self {
-        let stays = |operation: &&Operation| match operation {
-            Operation::Original
-            | Operation::Width(_)
-            | Operation::Height(_)
-            | Operation::Max(..)
-            | Operation::Min(..)
-            | Operation::Scale(_)
-            | Operation::Fill { .. }
-            | Operation::Crop { .. }
-            | Operation::Dpr(_) => true,
-            Operation::Format(_)
-            | Operation::FormatAuto(_)
-            | Operation::JpegQuality(_)
-            | Operation::WebpQuality(_)
-            | Operation::AvifQuality(_)
-            | Operation::BackgroundColor(_)
-            | Operation::PreserveSvg
-            | Operation::Turn(_)
-            | Operation::Pad { .. }
-            | Operation::Trim(_)
-            | Operation::Smart
-            | Operation::Blur(_)
-            | Operation::Sharpen(_)
-            | Operation::Grayscale
-            | Operation::Invert
-            | Operation::Watermark(_)
-            | Operation::KeepMeta => false,
-        };
+        let stays = |operation: &&Operation| operation.on_vectors() == OnVectors::Sizes;
         let operations: Vec<Operation> = self.operations.iter().filter(stays).cloned().collect();
         Self { operations: if operations.is_empty() { vec![Operation::Original] } else { operations } }
     }
@@ -68,22 +42,7 @@ impl FilterSpec {
     /// Whether anything in it can only be done to pixels, which makes a picture of a vector image. `preserve-svg` says that
     /// nothing may.
     pub fn needs_pixels(&self) -> bool {
-        let is_about_pixels = |operation: &Operation| {
-            matches!(
-                operation,
-                Operation::Format(_)
-                    | Operation::BackgroundColor(_)
-                    | Operation::Turn(_)
-                    | Operation::Pad { .. }
-                    | Operation::Trim(_)
-                    | Operation::Smart
-                    | Operation::Blur(_)
-                    | Operation::Sharpen(_)
-                    | Operation::Grayscale
-                    | Operation::Invert
-                    | Operation::Watermark(_)
-            )
-        };
+        let is_about_pixels = |operation: &Operation| operation.on_vectors() == OnVectors::NeedsPixels;
         !self.operations.contains(&Operation::PreserveSvg) && self.operations.iter().any(is_about_pixels)
     }
 

@@ -118,6 +118,51 @@ impl Operation {
     }
 }
 
+/// What an operation means for a vector image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OnVectors {
+    /// It cuts or sizes it as it does a picture.
+    Sizes,
+    /// It can only be done to pixels.
+    NeedsPixels,
+    /// Nothing.
+    Nothing,
+}
+
+impl Operation {
+    /// What it means for a vector image.
+    pub(super) fn on_vectors(&self) -> OnVectors {
+        match self {
+            Self::Original
+            | Self::Width(_)
+            | Self::Height(_)
+            | Self::Max(..)
+            | Self::Min(..)
+            | Self::Scale(_)
+            | Self::Fill { .. }
+            | Self::Crop { .. }
+            | Self::Dpr(_) => OnVectors::Sizes,
+            Self::Format(_)
+            | Self::BackgroundColor(_)
+            | Self::Turn(_)
+            | Self::Pad { .. }
+            | Self::Trim(_)
+            | Self::Smart
+            | Self::Blur(_)
+            | Self::Sharpen(_)
+            | Self::Grayscale
+            | Self::Invert
+            | Self::Watermark(_) => OnVectors::NeedsPixels,
+            Self::FormatAuto(_)
+            | Self::JpegQuality(_)
+            | Self::WebpQuality(_)
+            | Self::AvifQuality(_)
+            | Self::PreserveSvg
+            | Self::KeepMeta => OnVectors::Nothing,
+        }
+    }
+}
+
 impl std::hash::Hash for Operation {
     /// By hand, for doubles have no `Hash`; agrees with `PartialEq`.
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
