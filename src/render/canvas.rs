@@ -44,31 +44,43 @@ fn with_alpha(picture: Picture) -> Picture {
     }
 }
 
-/// Lays a watermark on a picture: as wide as its share of the picture, as high as its own shape has it, inside the edges.
-///
-/// # Errors
-/// [`RenderError::Resample`] when the resizer refuses.
-pub fn mark(picture: Picture, mark: &Picture, how: &Watermark) -> Result<Picture, RenderError> {
-    let mut picture = picture.into_colour();
-    let area = placed(picture.size, mark.size, how);
-    let mark = with_alpha(mark.clone().into_colour());
-    let cut = resample::Cut {
-        crop: PixelRect::whole(mark.size),
-        reduction: 1,
-        output: area.size(),
-        first: resample::Axis::Horizontal,
-    };
-    let mark = resample::resize(mark, cut)?;
-    let opacity = (u32::from(how.opacity_percent.min(100)) * 255 / 100) as u8;
-    let (stride, bytes) = (picture.stride(), picture.layout.bytes());
-    let rows = picture.pixels.chunks_exact_mut(stride).skip(area.top as usize);
-    for (row, marked) in rows.zip(mark.pixels.chunks_exact(mark.stride())) {
-        let row = row[area.left as usize * bytes..].chunks_exact_mut(bytes);
-        for (under, over) in row.zip(marked.as_chunks::<4>().0) {
-            blend(under, *over, opacity);
-        }
+/// A watermark at the size and place that it has on pictures of one size: prepared once for all frames of an animation.
+pub struct Mark {
+    picture: Picture,
+    area: PixelRect,
+    opacity: u8,
+}
+
+impl Mark {
+    /// As wide as its share of the picture, as high as its own shape has it, inside the edges.
+    ///
+    /// # Errors
+    /// [`RenderError::Resample`] when the resizer refuses.
+    pub fn new(mark: Picture, size: Size, how: &Watermark) -> Result<Self, RenderError> {
+        let area = placed(size, mark.size, how);
+        let cut = resample::Cut {
+            crop: PixelRect::whole(mark.size),
+            reduction: 1,
+            output: area.size(),
+            first: resample::Axis::Horizontal,
+        };
+        let picture = resample::resize(with_alpha(mark.into_colour()), cut)?;
+        Ok(Self { picture, area, opacity: (u32::from(how.opacity_percent.min(100)) * 255 / 100) as u8 })
     }
-    Ok(picture)
+
+    /// Lays it on a picture of that size.
+    pub fn lay_on(&self, picture: Picture) -> Picture {
+        let mut picture = picture.into_colour();
+        let (stride, bytes) = (picture.stride(), picture.layout.bytes());
+        let rows = picture.pixels.chunks_exact_mut(stride).skip(self.area.top as usize);
+        for (row, marked) in rows.zip(self.picture.pixels.chunks_exact(self.picture.stride())) {
+            let row = row[self.area.left as usize * bytes..].chunks_exact_mut(bytes);
+            for (under, over) in row.zip(marked.as_chunks::<4>().0) {
+                blend(under, *over, self.opacity);
+            }
+        }
+        picture
+    }
 }
 
 /// Where a watermark comes to lie; within the picture, and at least a pixel.
@@ -132,6 +144,10 @@ mod tests {
 
     fn watermark(place: Place, opacity_percent: u8, width_percent: u8, margin_percent: u8) -> Watermark {
         Watermark { digest: String::new(), place, opacity_percent, width_percent, margin_percent }
+    }
+
+    fn mark(picture: Picture, mark: &Picture, how: &Watermark) -> Result<Picture, RenderError> {
+        Ok(Mark::new(mark.clone(), picture.size, how)?.lay_on(picture))
     }
 
     #[test]

@@ -137,7 +137,8 @@ pub fn render(source: &[u8], plan: &Plan) -> Result<Rendered, RenderError> {
 /// # Errors
 /// When the source or the watermark cannot be decoded, the source is not what the plan was made for, or the encoder refuses.
 pub fn render_marked(source: &[u8], mark: Option<&[u8]>, plan: &Plan) -> Result<Rendered, RenderError> {
-    let finish = Finish { plan, mark: plan.watermark.as_ref().map(|_| decode_mark(mark)).transpose()? };
+    let prepared = |how| canvas::Mark::new(decode_mark(mark)?, plan.rendition_size(), how);
+    let finish = Finish { plan, mark: plan.watermark.as_ref().map(prepared).transpose()? };
     let mut rendered = match plan.encoding {
         plan::Encoding::Svg => return vector(source, plan),
         _ if plan.frames > 1 => animation(source, &finish)?,
@@ -201,7 +202,7 @@ fn animation(source: &[u8], finish: &Finish<'_>) -> Result<Rendered, RenderError
 /// What happens to a picture, or to each frame of an animation, between the resizer and the encoder.
 struct Finish<'a> {
     plan: &'a Plan,
-    mark: Option<Picture>,
+    mark: Option<canvas::Mark>,
 }
 
 impl Finish<'_> {
@@ -215,10 +216,10 @@ impl Finish<'_> {
         if let Some(canvas) = plan.canvas {
             picture = canvas::pad(picture, canvas);
         }
-        match (&self.mark, &plan.watermark) {
-            (Some(mark), Some(how)) => canvas::mark(picture, mark, how),
-            _ => Ok(picture),
-        }
+        Ok(match &self.mark {
+            Some(mark) => mark.lay_on(picture),
+            None => picture,
+        })
     }
 }
 
