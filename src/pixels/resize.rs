@@ -40,11 +40,11 @@ pub struct Resize {
     pub alpha: bool,
 }
 
-/// Resizes a picture.
+/// Resizes a picture. Given a buffer of its own, it is freed between the two passes.
 ///
 /// # Errors
 /// In the resizer's words, when the numbers do not fit the buffer.
-pub fn resize(kind: Kind, pixels: Vec<u8>, how: &Resize) -> Result<Vec<u8>, String> {
+pub fn resize(kind: Kind, pixels: impl AsMut<[u8]>, how: &Resize) -> Result<Vec<u8>, String> {
     let resized = match kind {
         Kind::Bytes1 => resize_as::<U8>(kind, pixels, how),
         Kind::Bytes2 => resize_as::<U8x2>(kind, pixels, how),
@@ -57,11 +57,11 @@ pub fn resize(kind: Kind, pixels: Vec<u8>, how: &Resize) -> Result<Vec<u8>, Stri
 
 fn resize_as<P: PixelTrait>(
     kind: Kind,
-    mut pixels: Vec<u8>,
+    mut pixels: impl AsMut<[u8]>,
     how: &Resize,
 ) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
     let &Resize { size, window: Window { left, top, width, height }, origin, extent, output, .. } = how;
-    let mut from = TypedImage::<P>::from_buffer(size.0, size.1, &mut pixels)?;
+    let mut from = TypedImage::<P>::from_buffer(size.0, size.1, pixels.as_mut())?;
     // The resizer would premultiply into a copy of the source. This picture is ours: premultiply in place.
     if how.alpha {
         let mut view = TypedCroppedImageMut::from_ref(&mut from, left, top, width, height)?;

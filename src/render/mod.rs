@@ -38,6 +38,8 @@ mod picture;
 #[forbid(unsafe_code)]
 pub mod plan;
 #[forbid(unsafe_code)]
+mod planes;
+#[forbid(unsafe_code)]
 mod resample;
 #[forbid(unsafe_code)]
 mod svg;
@@ -142,7 +144,10 @@ pub fn render_marked(source: &[u8], mark: Option<&[u8]>, plan: &Plan) -> Result<
     let mut rendered = match plan.encoding {
         plan::Encoding::Svg => return vector(source, plan),
         _ if plan.frames > 1 => animation(source, &finish)?,
-        _ => still(source, &finish)?,
+        _ => match in_planes(source, plan)? {
+            Some(rendered) => rendered,
+            None => still(source, &finish)?,
+        },
     };
     if plan.keep_metadata {
         let metadata = Metadata::read(source, plan.source.format);
@@ -161,8 +166,11 @@ fn still(source: &[u8], finish: &Finish<'_>) -> Result<Rendered, RenderError> {
         resized = svg::draw(source, plan, cut.crop, cut.output)?;
         decode = stages.lap();
     } else {
-        let decoded = codec::decode(source, plan)?;
+        let mut decoded = codec::decode(source, plan)?;
         decode = stages.lap();
+        if cut.reduction > 1 {
+            resample::undo_means(&mut decoded.pixels, decoded.size, decoded.layout.bytes());
+        }
         resized = resample::resize(decoded, cut)?;
     }
     let picture = finish.apply(resized)?;
@@ -170,6 +178,21 @@ fn still(source: &[u8], finish: &Finish<'_>) -> Result<Rendered, RenderError> {
 
     let bytes = codec::encode(picture, plan.encoding)?;
     Ok(Rendered { bytes, times: StageTimes { decode, resample, encode: stages.lap() } })
+}
+
+/// The same without red, green and blue, where the plan has nothing for them and the source is coded so.
+fn in_planes(source: &[u8], plan: &Plan) -> Result<Option<Rendered>, RenderError> {
+    if !plan.in_planes {
+        return Ok(None);
+    }
+    let mut stages = Stages::start();
+    let cut = plan.cut_as_stored()?;
+    let Some(planes) = codec::decode_planes(source, plan)? else { return Ok(None) };
+    let decode = stages.lap();
+    let picture = planes.resized(cut)?.upright(plan.turn);
+    let resample = stages.lap();
+    let bytes = codec::encode_planes(picture, plan.encoding)?;
+    Ok(Some(Rendered { bytes, times: StageTimes { decode, resample, encode: stages.lap() } }))
 }
 
 /// No pixel at all.

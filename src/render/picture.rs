@@ -84,9 +84,7 @@ impl Picture {
 
     /// The profile, if it is about pixels of this layout: a CMYK or gray profile on RGB pixels would be worse than none.
     pub fn usable_profile(&self) -> Option<&[u8]> {
-        const COLOUR_SPACE: std::ops::Range<usize> = 16..20;
-        let profile = self.profile.as_deref()?;
-        (profile.get(COLOUR_SPACE)? == self.layout.profile_signature()).then_some(profile)
+        usable_profile(self.profile.as_deref()?, self.layout)
     }
 
     /// The same picture in a layout that screens understand: CMYK becomes RGB, anything else stays.
@@ -132,6 +130,12 @@ impl Picture {
         pixels.extend(from.iter().flat_map(|&from| pixel(from)));
         Self { layout, pixels, ..self }
     }
+}
+
+/// The profile, if it is about pixels of this layout.
+pub fn usable_profile(profile: &[u8], layout: Layout) -> Option<&[u8]> {
+    const COLOUR_SPACE: std::ops::Range<usize> = 16..20;
+    (profile.get(COLOUR_SPACE)? == layout.profile_signature()).then_some(profile)
 }
 
 /// Bytes of a picture's pixels.

@@ -214,6 +214,62 @@ fn a_reduced_decode_keeps_the_crop_in_place() {
     }
 }
 
+/// The way through red, green and blue is the specification of the way without.
+#[test]
+fn planes_and_pixels_come_to_the_same_picture() {
+    let quality = || Quality::new(95).unwrap();
+    let encodings = || {
+        [
+            Encoding::Jpeg { quality: quality(), progressive: false, rgb: false },
+            Encoding::Webp { quality: quality() },
+            Encoding::Avif { quality: quality() },
+        ]
+    };
+    let size = Size::new(323, 241);
+    let sources = encodings().map(|encoding| codec::encode(smooth(size), encoding).unwrap());
+    for (source, encoding, spec, orientation) in every_way(&sources, encodings()) {
+        let mut plan = plan_for(&source, spec).unwrap();
+        plan.turn = plan.source.orientation.then(Orientation::from_exif(orientation));
+        if plan.turn.swaps_sides() != plan.source.orientation.swaps_sides() {
+            plan.crop = PixelRect { left: 3, top: 5, right: 200, bottom: 201 };
+            plan.output_size = Size::new(98, 98);
+        }
+        plan.encoding = encoding;
+        plan.in_planes = true;
+        assert!(in_planes(&source, &plan).unwrap().is_some(), "{} has no planes", plan.source.format);
+        let pixels = Plan { in_planes: false, ..plan.clone() };
+        let [planes, pixels] = [plan, pixels].map(|plan| decoded(&render(&source, &plan).unwrap().bytes));
+        assert_eq!(planes.size, pixels.size);
+        let error: u64 = planes.pixels.iter().zip(&pixels.pixels).map(|(a, b)| u64::from(a.abs_diff(*b)).pow(2)).sum();
+        let decibels = 10.0 * (65_025.0 * planes.pixels.len() as f64 / error.max(1) as f64).log10();
+        assert!(decibels > 42.0, "{spec} turned {orientation} as {encoding}: {decibels:.1} dB");
+    }
+}
+
+/// Colours that change slowly, for at half the resolution others look different by any way.
+fn smooth(size: Size) -> Picture {
+    let mut picture = Picture::blank(size, Layout::Rgb8);
+    for (at, pixel) in picture.pixels.chunks_exact_mut(3).enumerate() {
+        let (x, y) = (at as f32 % size.width as f32, at as f32 / size.width as f32);
+        let wave = |length: f32, phase: f32| (128.0 + 100.0 * ((x + 2.0 * y) / length + phase).sin()) as u8;
+        pixel.copy_from_slice(&[wave(131.0, 0.0), wave(113.0, 1.0), wave(151.0, 2.0)]);
+    }
+    picture
+}
+
+/// Every source in every encoding, cut and turned in turn.
+fn every_way(sources: &[Vec<u8>], encodings: [Encoding; 3]) -> Vec<(Vec<u8>, Encoding, &'static str, u32)> {
+    const SPECS: [(&str, u32); 6] =
+        [("width-100", 1), ("fill-81x47", 1), ("original", 1), ("width-140", 3), ("fill-80x80", 2), ("width-98", 6)];
+    let mut all = Vec::new();
+    for source in sources {
+        for encoding in encodings {
+            all.extend(SPECS.map(|(spec, orientation)| (source.clone(), encoding, spec, orientation)));
+        }
+    }
+    all
+}
+
 #[test]
 fn a_plan_out_of_bounds_is_refused() {
     let png = codec::encode(picture(Size::new(8, 8), Layout::Gray8), Encoding::Png).unwrap();

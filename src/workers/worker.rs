@@ -14,6 +14,8 @@ use std::{
 };
 
 use rustix::{
+    buffer::spare_capacity,
+    event::{PollFd, PollFlags, Timespec, poll},
     fs::{FileType, fstat, ftruncate},
     io::{Errno as RawErrno, pread, pwrite},
     net::{
@@ -38,8 +40,11 @@ use crate::{
 
 pub(super) const SUBCOMMAND: &str = "render-worker";
 
-/// Jobs that reserved more than this give their memory back to the system before the next one.
-const TRIM_ABOVE_BYTES: u64 = 16 << 20;
+/// Jobs that reserved more than this give their memory back to the system at once. What smaller ones held is used again by
+/// the next: a page that is returned and fetched anew is a fault and a page of zeros, a tenth of a large thumbnail's time.
+const KEEP_BELOW_BYTES: u64 = 96 << 20;
+/// A worker without a job for so long gives back what it kept.
+const KEEP_FOR: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 /// The longest panic message that is passed on.
 const MAX_PANIC_CHARS: usize = 300;
 
@@ -61,7 +66,9 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
     let (report, space) = sandbox::enter(job_bytes);
     let socket = io::stdin();
     let socket = socket.as_fd();
-    match send(socket, &Ready { sandbox: report }).and_then(|()| serve(socket, space)) {
+    match send(socket, &Ready { sandbox: report })
+        .and_then(|()| serve(socket, space, KEEP_BELOW_BYTES.min(job_bytes / 4)))
+    {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE, // the gate is gone or speaks another language: nobody to tell
     }
@@ -89,7 +96,20 @@ fn prepare() {
         let message = format!("{}{place}", info.payload_as_str().unwrap_or("panic"));
         PANIC.with(|cell| cell.replace(message));
     }));
+    keep_memory();
     warm_up();
+}
+
+/// Has the allocator take large buffers from the heap, where they stay when they are freed, rather than from the system
+/// each: [`serve`] says when they go.
+fn keep_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets numbers of the allocator's, before any other thread exists.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_MAX, 0);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
+        libc::mallopt(libc::M_TOP_PAD, 1 << 20);
+    }
 }
 
 thread_local! {
@@ -140,24 +160,32 @@ fn warm_up() {
     });
 }
 
-/// Answers jobs until the socket closes.
-fn serve(socket: BorrowedFd<'_>, space: AddressSpace) -> io::Result<()> {
+/// Answers jobs until the socket closes. Memory of jobs up to `keep_below` is kept for the next.
+fn serve(socket: BorrowedFd<'_>, space: AddressSpace, keep_below: u64) -> io::Result<()> {
     let mut buffer = vec![0; MAX_MESSAGE_BYTES];
-    while let Some((job, descriptors)) = receive(socket, &mut buffer)? {
+    // The largest reservation since memory was last given back: so much of the address space may be taken.
+    let mut kept = 0;
+    loop {
+        if kept > 0 && poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&KEEP_FOR)) == Ok(0) {
+            trim();
+            kept = 0;
+        }
+        let Some((job, descriptors)) = receive(socket, &mut buffer)? else { return Ok(()) };
         let (cpu_used_seconds, _) = usage();
-        sandbox::limit_job(space, job.memory_bytes, job.cpu_seconds, cpu_used_seconds)?;
+        sandbox::limit_job(space, job.memory_bytes.max(kept), job.cpu_seconds, cpu_used_seconds)?;
         let answer = contain(|| work(&job, &descriptors));
         drop(descriptors);
         let broken = matches!(answer, Answer::Panicked { .. });
-        if job.memory_bytes > TRIM_ABOVE_BYTES {
+        kept = kept.max(job.memory_bytes);
+        if kept > keep_below {
             trim();
+            kept = 0;
         }
         send(socket, &Reply { number: job.number, answer })?;
         if broken {
-            break; // unwinding through foreign code may have left anything behind
+            return Ok(()); // unwinding through foreign code may have left anything behind
         }
     }
-    Ok(())
 }
 
 /// Turns a panic into an answer.
@@ -203,15 +231,18 @@ fn read(source: BorrowedFd<'_>, max_bytes: u64) -> Result<Vec<u8>, Answer> {
     }
     let length = u64::try_from(stat.st_size).ok().filter(|length| *length <= max_bytes).ok_or(Answer::SourceChanged)?;
     let length = usize::try_from(length).map_err(|_| Answer::SourceChanged)?;
-    let mut bytes = vec![0; length];
-    let mut filled = 0;
-    while filled < length {
-        match pread(source, &mut bytes[filled..], filled as u64) {
+    let mut bytes = Vec::with_capacity(length);
+    while bytes.len() < length {
+        let offset = bytes.len() as u64;
+        match pread(source, spare_capacity(&mut bytes), offset) {
             Ok(0) => return Err(Answer::SourceChanged),
-            Ok(count) => filled += count,
-            Err(RawErrno::INTR) => {}
+            Ok(_) | Err(RawErrno::INTR) => {}
             Err(errno) => return Err(refused(errno)),
         }
+    }
+    // It grew meanwhile, and the allocator gave more room than was asked for.
+    if bytes.len() > length {
+        return Err(Answer::SourceChanged);
     }
     Ok(bytes)
 }

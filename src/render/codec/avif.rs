@@ -6,7 +6,7 @@
 use std::{ffi::CStr, marker::PhantomData};
 
 use libavif_sys as ffi;
-use sendimage_pixels::av1::{Coded, Planes, Still};
+use sendimage_pixels::av1::{self, Coded, Still};
 
 use super::{
     MAX_PROFILE_BYTES,
@@ -18,6 +18,7 @@ use crate::{
     render::{
         RenderError,
         picture::{Layout, Picture},
+        planes::{Planes, Range, Subsampled},
     },
     spec::Quality,
 };
@@ -51,6 +52,19 @@ pub fn decode(source: &[u8], stored_size: Size) -> Result<Picture, RenderError> 
         Layout::GrayAlpha8 => picture.mapped(layout, |[gray, _, _, alpha]: [u8; 4]| [gray, alpha]),
         _ => picture,
     })
+}
+
+/// As [`decode`], the planes as they are coded. `None` unless these are eight bits deep, BT.601 and without alpha.
+pub fn decode_planes(source: &[u8], stored_size: Size) -> Result<Option<Planes>, RenderError> {
+    let mut decoder = Decoder::open(source, Some(stored_size))?;
+    expect_size(size_of(decoder.image()), stored_size)?;
+    if decoder.layout()? != Layout::Rgb8 {
+        return Ok(None);
+    }
+    let profile = decoder.profile().filter(|profile| profile.len() <= MAX_PROFILE_BYTES).map(<[u8]>::to_vec);
+    decoder.next_image()?;
+    expect_size(size_of(decoder.image()), stored_size)?;
+    Ok(decoder.planes().map(|planes| Planes { profile, ..planes }))
 }
 
 fn size_of(image: &ffi::avifImage) -> Size {
@@ -165,6 +179,41 @@ impl<'a> Decoder<'a> {
         Some(unsafe { std::slice::from_raw_parts(data, size) })
     }
 
+    /// A copy of the decoded frame's planes, if they are of the kind that is handed on as it is.
+    fn planes(&self) -> Option<Planes> {
+        let image = self.image();
+        let subsampling = match image.yuvFormat {
+            ffi::AVIF_PIXEL_FORMAT_YUV444 => (1, 1),
+            ffi::AVIF_PIXEL_FORMAT_YUV422 => (2, 1),
+            ffi::AVIF_PIXEL_FORMAT_YUV420 => (2, 2),
+            _ => return None,
+        };
+        // libavif too takes what is not specified for BT.601.
+        let is_bt601 = matches!(
+            u32::from(image.matrixCoefficients),
+            ffi::AVIF_MATRIX_COEFFICIENTS_BT470BG
+                | ffi::AVIF_MATRIX_COEFFICIENTS_BT601
+                | ffi::AVIF_MATRIX_COEFFICIENTS_UNSPECIFIED
+        );
+        if image.depth != 8 || !is_bt601 || image.yuvPlanes.iter().any(|plane| plane.is_null()) {
+            return None;
+        }
+        let size = size_of(image);
+        let chroma = Size::new(size.width.div_ceil(subsampling.0), size.height.div_ceil(subsampling.1));
+        let mut samples = Vec::with_capacity((size.pixels() + 2 * chroma.pixels()) as usize);
+        for (index, Size { width, height }) in [size, chroma, chroma].into_iter().enumerate() {
+            let (rows, stride) = (image.yuvPlanes[index], image.yuvRowBytes[index] as usize);
+            for row in 0..height as usize {
+                // SAFETY: a decoded frame has its height in rows of `yuvRowBytes`, each at least the plane's width.
+                samples
+                    .extend_from_slice(unsafe { std::slice::from_raw_parts(rows.add(row * stride), width as usize) });
+            }
+        }
+        let range = if image.yuvRange == ffi::AVIF_RANGE_FULL { Range::Full } else { Range::Limited };
+        let subsampling = (subsampling.0 as u8, subsampling.1 as u8);
+        Some(Planes { size, luma: size, chroma, subsampling, samples, range, profile: None })
+    }
+
     /// The decoded frame as RGB or RGBA in eight bits, not premultiplied, chroma upsampled smoothly.
     fn colours(&self, alpha: bool) -> Result<Picture, RenderError> {
         let image = self.image();
@@ -218,42 +267,58 @@ pub fn encode(picture: Picture, mode: Mode) -> Result<Vec<u8>, RenderError> {
     encode_file(&picture, mode).map_err(|detail| encode_error(ImageFormat::Avif, detail))
 }
 
+/// As [`encode`] at a quality, of what is in planes already.
+pub fn encode_planes(picture: Subsampled, quality: Quality) -> Result<Vec<u8>, RenderError> {
+    let picture = picture.in_range(Range::Full);
+    let (size, mode, profile) = (picture.size(), Mode::Lossy(quality), picture.usable_profile());
+    let planes = picture.planes.each_ref().map(|plane| &plane.pixels[..]);
+    let (item, cicp) = encode_item(size, av1::Planes::Subsampled(planes), mode, profile)
+        .map_err(|detail| encode_error(ImageFormat::Avif, detail))?;
+    Ok(avif_file::write(size, &item, None, cicp, profile))
+}
+
 fn encode_file(picture: &Picture, mode: Mode) -> Result<Vec<u8>, String> {
     let size = picture.size;
     let profile = picture.usable_profile();
-    let coded = |planes: Planes<'_>, profile: Option<&[u8]>| {
-        let channels = if matches!(planes, Planes::Gray(_)) { 1 } else { 3 };
-        let still =
-            Still { width: size.width as usize, height: size.height as usize, planes, profiled: profile.is_some() };
-        let settings = settings(mode, size);
-        let Coded { configuration, data } = sendimage_pixels::av1::encode(&still, settings)?;
-        let item = Item { configuration, data, channels, depth: settings.depth };
-        Ok::<_, String>((item, sendimage_pixels::av1::cicp(&still)))
-    };
+    let coded = |planes: av1::Planes<'_>, profile: Option<&[u8]>| encode_item(size, planes, mode, profile);
     let channel = |index: usize| -> Vec<u8> {
         picture.pixels.chunks_exact(picture.layout.bytes()).map(|pixel| pixel[index]).collect()
     };
     let (colours, cicp) = match (picture.layout, mode) {
-        (Layout::Gray8 | Layout::GrayAlpha8, _) => coded(Planes::Gray(&channel(0)), profile),
+        (Layout::Gray8 | Layout::GrayAlpha8, _) => coded(av1::Planes::Gray(&channel(0)), profile),
         (_, Mode::Lossy(_)) => {
             let [luma, blue, red] = subsampled(picture);
-            coded(Planes::Subsampled([&luma, &blue, &red]), profile)
+            coded(av1::Planes::Subsampled([&luma, &blue, &red]), profile)
         }
-        (_, Mode::Lossless) => coded(Planes::Rgb([&channel(0), &channel(1), &channel(2)]), profile),
+        (_, Mode::Lossless) => coded(av1::Planes::Rgb([&channel(0), &channel(1), &channel(2)]), profile),
     }?;
     let alpha = match picture.layout.has_alpha() {
-        true => Some(coded(Planes::Gray(&channel(picture.layout.bytes() - 1)), None)?.0),
+        true => Some(coded(av1::Planes::Gray(&channel(picture.layout.bytes() - 1)), None)?.0),
         false => None,
     };
     Ok(avif_file::write(size, &colours, alpha.as_ref(), cicp, profile))
 }
 
+/// Encodes one item of the file, with the numbers of what its samples mean.
+fn encode_item(
+    size: Size,
+    planes: av1::Planes<'_>,
+    mode: Mode,
+    profile: Option<&[u8]>,
+) -> Result<(Item, [u16; 3]), String> {
+    let channels = if matches!(planes, av1::Planes::Gray(_)) { 1 } else { 3 };
+    let still = Still { width: size.width as usize, height: size.height as usize, planes, profiled: profile.is_some() };
+    let settings = settings(mode, size);
+    let Coded { configuration, data } = av1::encode(&still, settings)?;
+    Ok((Item { configuration, data, channels, depth: settings.depth }, av1::cicp(&still)))
+}
+
 /// What is told to rav1e.
-fn settings(mode: Mode, size: Size) -> sendimage_pixels::av1::Settings {
+fn settings(mode: Mode, size: Size) -> av1::Settings {
     /// Up to here blocks of 8 pixels are tried too, for twice the time and a sixth off a thumbnail's length.
     const SMALL_PIXELS: u64 = 40_000;
     match mode {
-        Mode::Lossy(quality) => sendimage_pixels::av1::Settings {
+        Mode::Lossy(quality) => av1::Settings {
             quantizer: quantizer(quality.get()),
             depth: 8,
             smallest_block: if size.pixels() <= SMALL_PIXELS { 8 } else { 16 },
@@ -263,9 +328,7 @@ fn settings(mode: Mode, size: Size) -> sendimage_pixels::av1::Settings {
         // more bits the eight-bit values come back: six samples of ten thousand are off by one, none by more, 80 dB and
         // above over six photographs. Small blocks have the more exact transforms, and make the file a tenth smaller.
         // Twelve bits are of a profile that not every browser decodes.
-        Mode::Lossless => {
-            sendimage_pixels::av1::Settings { quantizer: 1, depth: 10, smallest_block: 4, psychovisual: false }
-        }
+        Mode::Lossless => av1::Settings { quantizer: 1, depth: 10, smallest_block: 4, psychovisual: false },
     }
 }
 

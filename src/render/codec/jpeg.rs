@@ -1,6 +1,8 @@
 //! JPEG, by libjpeg-turbo.
 
-use turbojpeg::{Colorspace, Compressor, Decompressor, Image, PixelFormat, ScalingFactor, Subsamp};
+use turbojpeg::{
+    Colorspace, Compressor, Decompressor, Image, PixelFormat, ScalingFactor, Subsamp, YuvImage, YuvPlanesImage,
+};
 
 use super::{
     corrupt, encode_error, expect_size,
@@ -11,6 +13,7 @@ use crate::{
     render::{
         RenderError, exif,
         picture::{Layout, Picture, buffer_bytes},
+        planes::{Planes, Range, Subsampled, with_last_again},
     },
     spec::Quality,
 };
@@ -40,26 +43,67 @@ pub fn decode(source: &[u8], stored_size: Size, reduction: u8) -> Result<Picture
     let header = Header::read(source)?;
     expect_size(header.size, stored_size)?;
     let layout = layout(&header)?;
-    let factor = ScalingFactor::new(1, reduction.max(1).into());
-    let size =
-        Size::new(factor.scale(stored_size.width as usize) as u32, factor.scale(stored_size.height as usize) as u32);
+    let (factor, size) = reduced(stored_size, reduction);
     let mut picture = Picture::blank(size, layout);
-    match decompress(source, factor, &mut picture) {
-        Ok(()) => {}
-        Err(complaint) if only_extraneous_bytes(&complaint, source) => {}
-        // Many a file lacks nothing but its last two bytes. With those put back, whatever else is missing is still
-        // complained about.
-        Err(_) if !source.ends_with(END_OF_IMAGE) => {
-            let mended = [source, END_OF_IMAGE].concat();
-            decompress(&mended, factor, &mut picture).map_err(|error| corrupt(ImageFormat::Jpeg, error))?;
-        }
-        Err(error) => return Err(corrupt(ImageFormat::Jpeg, error)),
-    }
+    mending(source, |source| decompress(source, factor, &mut picture))?;
     if layout == Layout::Cmyk8 && header.adobe {
         picture.pixels.iter_mut().for_each(|ink| *ink = 255 - *ink);
     }
     picture.profile = header.profile();
     Ok(picture)
+}
+
+/// As [`decode`], the planes as they are coded. `None` of what is not coded in brightness and colour differences.
+pub fn decode_planes(source: &[u8], stored_size: Size, reduction: u8) -> Result<Option<Planes>, RenderError> {
+    let header = Header::read(source)?;
+    expect_size(header.size, stored_size)?;
+    if layout(&header)? != Layout::Rgb8 {
+        return Ok(None);
+    }
+    let damaged = |error| corrupt(ImageFormat::Jpeg, error);
+    let found = Decompressor::new().and_then(|mut it| it.read_header(source)).map_err(damaged)?;
+    let subsampling = match found.subsamp {
+        Subsamp::None => (1, 1),
+        Subsamp::Sub2x1 => (2, 1),
+        Subsamp::Sub1x2 => (1, 2),
+        Subsamp::Sub2x2 => (2, 2),
+        _ => return Ok(None),
+    };
+    if found.colorspace != Colorspace::YCbCr {
+        return Ok(None);
+    }
+    let (factor, size) = reduced(stored_size, reduction);
+    let (width, height) = (size.width as usize, size.height as usize);
+    let (align, subsamp) = (1, found.subsamp);
+    let image = YuvImage { pixels: (), width, align, height, subsamp };
+    let plane = |(width, height): (usize, usize)| Size::new(width as u32, height as u32);
+    let (luma, chroma) = (plane(image.y_size()), plane(image.uv_size()));
+    let mut samples = vec![0; (luma.pixels() + 2 * chroma.pixels()) as usize];
+    mending(source, |source| {
+        let pixels = &mut samples[..];
+        decompressor(factor)?.decompress_to_yuv(source, YuvImage { pixels, width, align, height, subsamp })
+    })?;
+    let profile = header.profile();
+    Ok(Some(Planes { size, luma, chroma, subsampling, samples, range: Range::Full, profile }))
+}
+
+/// Many a file lacks nothing but its last two bytes. With those put back, whatever else is missing is still complained
+/// about.
+fn mending(source: &[u8], mut decode: impl FnMut(&[u8]) -> turbojpeg::Result<()>) -> Result<(), RenderError> {
+    match decode(source) {
+        Ok(()) => Ok(()),
+        Err(complaint) if only_extraneous_bytes(&complaint, source) => Ok(()),
+        Err(_) if !source.ends_with(END_OF_IMAGE) => {
+            let mended = [source, END_OF_IMAGE].concat();
+            decode(&mended).map_err(|error| corrupt(ImageFormat::Jpeg, error))
+        }
+        Err(error) => Err(corrupt(ImageFormat::Jpeg, error)),
+    }
+}
+
+fn reduced(size: Size, reduction: u8) -> (ScalingFactor, Size) {
+    let factor = ScalingFactor::new(1, reduction.max(1).into());
+    (factor, Size::new(factor.scale(size.width as usize) as u32, factor.scale(size.height as usize) as u32))
 }
 
 /// Encodes with libjpeg's standard tables at a quality, 4:2:0, and Huffman codes made for the picture, as Wagtail does.
@@ -77,6 +121,34 @@ pub fn encode(picture: Picture, quality: Quality, progressive: bool, rgb: bool) 
     };
     let bytes =
         compress(&picture, quality, progressive, rgb).map_err(|error| encode_error(ImageFormat::Jpeg, error))?;
+    Ok(match picture.usable_profile() {
+        Some(profile) => with_profile(&bytes, profile),
+        None => bytes,
+    })
+}
+
+/// As [`encode`], of what is in planes already.
+pub fn encode_planes(picture: Subsampled, quality: Quality, progressive: bool) -> Result<Vec<u8>, RenderError> {
+    let mut picture = picture.in_range(Range::Full);
+    let Size { width, height } = picture.size();
+    let [luma, blue, red] = &mut picture.planes;
+    // libjpeg reads as much brightness as the colour differences stand for.
+    let luma = with_last_again(std::mem::take(&mut luma.pixels), luma.stride(), width % 2 == 1, height % 2 == 1);
+    let compress = || {
+        let mut compressor = compressor(quality, progressive)?;
+        compressor.compress_yuv_planes_to_vec(&YuvPlanesImage {
+            y_plane: &luma[..],
+            u_plane: &blue.pixels[..],
+            v_plane: &red.pixels[..],
+            width: width as usize,
+            height: height as usize,
+            y_stride: (width as usize).next_multiple_of(2),
+            u_stride: blue.stride(),
+            v_stride: red.stride(),
+            subsamp: Subsamp::Sub2x2,
+        })
+    };
+    let bytes = compress().map_err(|error: turbojpeg::Error| encode_error(ImageFormat::Jpeg, error))?;
     Ok(match picture.usable_profile() {
         Some(profile) => with_profile(&bytes, profile),
         None => bytes,
@@ -103,11 +175,16 @@ fn pixel_format(layout: Layout) -> PixelFormat {
     }
 }
 
-/// Accurate DCT and smooth upsampling are TurboJPEG's defaults, and Pillow's. A warning is an error here.
-fn decompress(source: &[u8], factor: ScalingFactor, picture: &mut Picture) -> turbojpeg::Result<()> {
+fn decompressor(factor: ScalingFactor) -> turbojpeg::Result<Decompressor> {
     let mut decompressor = Decompressor::new()?;
     decompressor.set_scan_limit(MAX_SCANS)?;
     decompressor.set_scaling_factor(factor)?;
+    Ok(decompressor)
+}
+
+/// Accurate DCT and smooth upsampling are TurboJPEG's defaults, and Pillow's. A warning is an error here.
+fn decompress(source: &[u8], factor: ScalingFactor, picture: &mut Picture) -> turbojpeg::Result<()> {
+    let mut decompressor = decompressor(factor)?;
     let (width, height) = (picture.size.width as usize, picture.size.height as usize);
     let (pitch, format) = (picture.stride(), pixel_format(picture.layout));
     decompressor.read_header(source)?;
@@ -120,17 +197,22 @@ fn only_extraneous_bytes(complaint: &turbojpeg::Error, source: &[u8]) -> bool {
     complaint.to_string().contains("extraneous bytes before marker") && source.ends_with(END_OF_IMAGE)
 }
 
-fn compress(picture: &Picture, quality: Quality, progressive: bool, rgb: bool) -> turbojpeg::Result<Vec<u8>> {
-    let gray = picture.layout == Layout::Gray8;
+fn compressor(quality: Quality, progressive: bool) -> turbojpeg::Result<Compressor> {
     let mut compressor = Compressor::new()?;
     compressor.set_quality(quality.get().max(1).into())?; // libjpeg's scale begins at 1, and takes 0 for it
+    compressor.set_optimize(true)?;
+    compressor.set_progressive(progressive)?;
+    Ok(compressor)
+}
+
+fn compress(picture: &Picture, quality: Quality, progressive: bool, rgb: bool) -> turbojpeg::Result<Vec<u8>> {
+    let gray = picture.layout == Layout::Gray8;
+    let mut compressor = compressor(quality, progressive)?;
     compressor.set_subsamp(if gray { Subsamp::Gray } else { Subsamp::Sub2x2 })?;
     if rgb && !gray {
         compressor.set_subsamp(Subsamp::None)?;
         compressor.set_colorspace(Colorspace::RGB)?;
     }
-    compressor.set_optimize(true)?;
-    compressor.set_progressive(progressive)?;
     debug_assert_eq!(picture.pixels.len(), buffer_bytes(picture.size, picture.layout));
     compressor.compress_to_vec(Image {
         pixels: &picture.pixels[..],

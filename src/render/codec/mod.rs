@@ -7,6 +7,7 @@ use super::{
     RenderError,
     picture::Picture,
     plan::{Encoding, Plan},
+    planes::{Planes, Subsampled},
     svg,
 };
 use crate::model::{ImageFormat, PixelRect, Size, SourceFacts, format::SNIFF_BYTES};
@@ -87,6 +88,35 @@ pub fn decode(source: &[u8], plan: &Plan) -> Result<Picture, RenderError> {
         ImageFormat::Svg => svg::draw(source, plan, PixelRect::whole(stored_size), stored_size)?,
     };
     if picture.size == plan.decoded_size() { Ok(picture) } else { Err(RenderError::Changed) }
+}
+
+/// As [`decode`], in the planes that the file is coded in; `None` where there are none that could be handed on.
+pub fn decode_planes(source: &[u8], plan: &Plan) -> Result<Option<Planes>, RenderError> {
+    let format = detect(source)?;
+    if format != plan.source.format {
+        return Err(RenderError::Changed);
+    }
+    let stored_size = plan.source.stored_size;
+    let planes = match format {
+        ImageFormat::Jpeg => jpeg::decode_planes(source, stored_size, plan.decode_reduction)?,
+        ImageFormat::Webp => webp::decode_planes(source, stored_size)?,
+        ImageFormat::Avif => avif::decode_planes(source, stored_size)?,
+        _ => None,
+    };
+    match planes {
+        Some(planes) if planes.size != plan.decoded_size() => Err(RenderError::Changed),
+        planes => Ok(planes),
+    }
+}
+
+/// As [`encode`], of a picture in planes, for the encodings that [`Encoding::takes_planes`] says.
+pub fn encode_planes(picture: Subsampled, encoding: Encoding) -> Result<Vec<u8>, RenderError> {
+    match encoding {
+        Encoding::Jpeg { quality, progressive, rgb: false } => jpeg::encode_planes(picture, quality, progressive),
+        Encoding::Webp { quality } => webp::encode_planes(picture, quality),
+        Encoding::Avif { quality } => avif::encode_planes(picture, quality),
+        other => Err(encode_error(other.format(), "it is not written from planes")),
+    }
 }
 
 /// Encodes a picture. Nothing of the source but its pixels and profile is in the result.

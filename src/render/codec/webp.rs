@@ -9,6 +9,7 @@ use crate::{
     render::{
         RenderError, exif,
         picture::{Layout, Picture},
+        planes::{Planes, Range, Subsampled},
     },
     spec::Quality,
 };
@@ -54,6 +55,23 @@ pub fn decode(source: &[u8], stored_size: Size) -> Result<Picture, RenderError> 
     Ok(picture)
 }
 
+/// As [`decode`], the planes as they are coded. `None` of what is coded losslessly, has alpha or moves.
+pub fn decode_planes(source: &[u8], stored_size: Size) -> Result<Option<Planes>, RenderError> {
+    const LOSSY: i32 = 1;
+    let file = Container::read(source)?;
+    expect_size(file.canvas, stored_size)?;
+    if file.frames != 1 || file.layout != Layout::Rgb8 || features(source)?.format != LOSSY {
+        return Ok(None);
+    }
+    let chroma = Size::new(stored_size.width.div_ceil(2), stored_size.height.div_ceil(2));
+    let mut samples = vec![0; (stored_size.pixels() + 2 * chroma.pixels()) as usize];
+    decode_planes_into(source, &mut samples, stored_size, chroma)
+        .map_err(|status| corrupt(ImageFormat::Webp, format!("{status:?}")))?;
+    let profile = file.usable_profile();
+    let (luma, subsampling, range) = (stored_size, (2, 2), Range::Limited);
+    Ok(Some(Planes { size: stored_size, luma, chroma, subsampling, samples, range, profile }))
+}
+
 /// Decodes a frame into its place, over whatever is there.
 pub(super) fn draw(canvas: &mut Picture, frame: &Frame<'_>) -> Result<(), RenderError> {
     let (stride, bytes) = (canvas.stride(), canvas.layout.bytes());
@@ -67,7 +85,19 @@ pub fn encode(picture: Picture, mode: Mode) -> Result<Vec<u8>, RenderError> {
     let picture = picture.into_colour();
     let bytes = encode_bitstream(&picture, mode).map_err(|reason| encode_error(ImageFormat::Webp, reason))?;
     Ok(match picture.usable_profile() {
-        Some(profile) => with_profile(&bytes, profile, &picture),
+        Some(profile) => with_profile(&bytes, profile, picture.size, picture.layout.has_alpha()),
+        None => bytes,
+    })
+}
+
+/// As [`encode`], of what is in planes already.
+pub fn encode_planes(picture: Subsampled, quality: Quality) -> Result<Vec<u8>, RenderError> {
+    let picture = picture.in_range(Range::Limited);
+    let (size, planes) = (picture.size(), picture.planes.each_ref().map(|plane| &plane.pixels[..]));
+    let bytes = encode_with(size, Mode::Lossy(quality), |to| import_planes(to, size, planes))
+        .map_err(|reason| encode_error(ImageFormat::Webp, reason))?;
+    Ok(match picture.usable_profile() {
+        Some(profile) => with_profile(&bytes, profile, size, false),
         None => bytes,
     })
 }
@@ -211,9 +241,9 @@ impl<'a> Iterator for Chunks<'a> {
 }
 
 /// Rebuilds the file in its extended form, the profile before the picture (RFC 9649, 2.7).
-fn with_profile(webp: &[u8], profile: &[u8], picture: &Picture) -> Vec<u8> {
-    let flags = HAS_PROFILE | if picture.layout.has_alpha() { HAS_ALPHA } else { 0 };
-    let [width, height] = [picture.size.width, picture.size.height].map(|side| (side - 1).to_le_bytes());
+fn with_profile(webp: &[u8], profile: &[u8], size: Size, has_alpha: bool) -> Vec<u8> {
+    let flags = HAS_PROFILE | if has_alpha { HAS_ALPHA } else { 0 };
+    let [width, height] = [size.width, size.height].map(|side| (side - 1).to_le_bytes());
     let extended = [&[flags, 0, 0, 0], &width[..3], &height[..3]].concat();
     let picture_chunks = file_chunks(webp).filter(|(kind, _)| *kind != b"VP8X");
     let mut bytes = Vec::with_capacity(webp.len() + profile.len() + 64);
@@ -268,6 +298,33 @@ fn decode_into(
     if status == VP8StatusCode::VP8_STATUS_OK { Ok(()) } else { Err(status) }
 }
 
+/// As [`decode_into`], into the planes of a lossy bitstream, one behind the other.
+fn decode_planes_into(data: &[u8], samples: &mut [u8], size: Size, chroma: Size) -> Result<(), ffi::VP8StatusCode> {
+    use ffi::VP8StatusCode::{VP8_STATUS_INVALID_PARAM, VP8_STATUS_OK};
+    let mut config = ffi::WebPDecoderConfig::new().map_err(|()| VP8_STATUS_INVALID_PARAM)?;
+    let (luma, differences) = samples.split_at_mut_checked(size.pixels() as usize).ok_or(VP8_STATUS_INVALID_PARAM)?;
+    let (u, v) = differences.split_at_mut_checked(chroma.pixels() as usize).ok_or(VP8_STATUS_INVALID_PARAM)?;
+    config.output.colorspace = ffi::WEBP_CSP_MODE::MODE_YUV;
+    config.output.is_external_memory = 1;
+    config.output.u.YUVA = ffi::WebPYUVABuffer {
+        y: luma.as_mut_ptr(),
+        y_stride: size.width as i32,
+        y_size: luma.len(),
+        u: u.as_mut_ptr(),
+        u_stride: chroma.width as i32,
+        u_size: u.len(),
+        v: v.as_mut_ptr(),
+        v_stride: chroma.width as i32,
+        v_size: v.len(),
+        a: std::ptr::null_mut(),
+        a_stride: 0,
+        a_size: 0,
+    };
+    // SAFETY: as in `decode_into`: three buffers with their true lengths, against which libwebp checks the picture's size.
+    let status = unsafe { ffi::WebPDecode(data.as_ptr(), data.len(), &raw mut config) };
+    if status == VP8_STATUS_OK { Ok(()) } else { Err(status) }
+}
+
 /// What libwebp allocates for an encode, freed however it ends.
 struct Encoding {
     picture: ffi::WebPPicture,
@@ -286,6 +343,34 @@ impl Drop for Encoding {
 
 /// Encodes an RGB or RGBA picture.
 pub(super) fn encode_bitstream(picture: &Picture, mode: Mode) -> Result<Vec<u8>, String> {
+    let import = match picture.layout {
+        Layout::Rgba8 => ffi::WebPPictureImportRGBA,
+        _ => ffi::WebPPictureImportRGB,
+    };
+    if picture.pixels.len() != picture.stride() * picture.size.height as usize {
+        return Err("the pixel buffer has the wrong length".into());
+    }
+    encode_with(picture.size, mode, |to| {
+        // SAFETY: `pixels` holds `height` rows of `stride` bytes (checked above), which the import copies.
+        unsafe { import(to, picture.pixels.as_ptr(), picture.stride() as i32) != 0 }
+    })
+}
+
+/// Points libwebp's picture at planes, which have to outlive the encode: [`encode_with`]'s callers hold them.
+fn import_planes(to: &mut ffi::WebPPicture, size: Size, [luma, blue, red]: [&[u8]; 3]) -> bool {
+    let chroma = Size::new(size.width.div_ceil(2), size.height.div_ceil(2));
+    let fits = luma.len() as u64 == size.pixels()
+        && blue.len() as u64 == chroma.pixels()
+        && red.len() as u64 == chroma.pixels();
+    to.colorspace = ffi::WebPEncCSP::WEBP_YUV420;
+    // The encoder reads samples of a picture without alpha, and writes to none.
+    (to.y, to.u, to.v) = (luma.as_ptr().cast_mut(), blue.as_ptr().cast_mut(), red.as_ptr().cast_mut());
+    (to.y_stride, to.uv_stride) = (size.width as i32, chroma.width as i32);
+    fits
+}
+
+/// Encodes what `import` puts into libwebp's picture.
+fn encode_with(size: Size, mode: Mode, import: impl FnOnce(&mut ffi::WebPPicture) -> bool) -> Result<Vec<u8>, String> {
     let mut config = ffi::WebPConfig::new().map_err(|()| "libwebp is of another version")?;
     config.method = METHOD;
     config.alpha_quality = 100;
@@ -295,7 +380,7 @@ pub(super) fn encode_bitstream(picture: &Picture, mode: Mode) -> Result<Vec<u8>,
         Mode::Lossless => (config.lossless, config.quality) = (1, LOSSLESS_EFFORT),
     }
     let side = |length: u32| i32::try_from(length).map_err(|_| "a side is too long".to_owned());
-    let (width, height) = (side(picture.size.width)?, side(picture.size.height)?);
+    let (width, height) = (side(size.width)?, side(size.height)?);
     let mut job = Encoding {
         picture: ffi::WebPPicture::new().map_err(|()| "libwebp is of another version")?,
         written: ffi::WebPMemoryWriter { mem: std::ptr::null_mut(), size: 0, max_size: 0, pad: [0] },
@@ -304,19 +389,9 @@ pub(super) fn encode_bitstream(picture: &Picture, mode: Mode) -> Result<Vec<u8>,
     (job.picture.width, job.picture.height) = (width, height);
     job.picture.writer = Some(ffi::WebPMemoryWrite);
     job.picture.custom_ptr = (&raw mut job.written).cast();
-    let import = match picture.layout {
-        Layout::Rgba8 => ffi::WebPPictureImportRGBA,
-        _ => ffi::WebPPictureImportRGB,
-    };
-    if picture.pixels.len() != picture.stride() * picture.size.height as usize {
-        return Err("the pixel buffer has the wrong length".into());
-    }
-    // SAFETY: `pixels` holds `height` rows of `stride` bytes (checked above), which the import copies. `job` is not moved
-    // until the encode has returned, so that `custom_ptr` stays valid.
-    let done = unsafe {
-        import(&raw mut job.picture, picture.pixels.as_ptr(), picture.stride() as i32) != 0
-            && ffi::WebPEncode(&raw const config, &raw mut job.picture) != 0
-    };
+    // SAFETY: `job` is not moved until the encode has returned, so that `custom_ptr` stays valid; what the picture points
+    // at was allocated by libwebp, or is checked and held by the caller of this function.
+    let done = import(&mut job.picture) && unsafe { ffi::WebPEncode(&raw const config, &raw mut job.picture) != 0 };
     if !done {
         return Err(format!("{:?}", job.picture.error_code));
     }

@@ -54,6 +54,11 @@ impl Encoding {
         matches!(self, Self::Png | Self::Ico | Self::WebpLossless | Self::AvifLossless | Self::Svg)
     }
 
+    /// Whether it codes brightness and colour differences, these at half the resolution.
+    pub fn takes_planes(self) -> bool {
+        matches!(self, Self::Jpeg { rgb: false, .. } | Self::Webp { .. } | Self::Avif { .. })
+    }
+
     /// Whether the format holds animations.
     pub fn can_move(self) -> bool {
         matches!(self, Self::Gif | Self::Webp { .. } | Self::WebpLossless)

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Counts up whenever the same plan would give other bytes, so that no stored name is ever reused for them.
-pub const RENDERER_VERSION: u32 = 2;
+pub const RENDERER_VERSION: u32 = 3;
 
 /// What the operator's config decides about a rendition whose spec is silent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +88,8 @@ pub struct Plan {
     pub source: SourceFacts,
     /// The JPEG decoder's reduction, 1, 2, 4 or 8: it decodes to `1/n` of the size.
     pub decode_reduction: u8,
+    /// Whether brightness and colour differences stay apart from decoder to encoder, if the source is coded so.
+    pub in_planes: bool,
     /// How the stored pixels are turned: the source's own orientation and the spec's turns, as one.
     pub turn: Orientation,
     /// What to keep, in pixels of the turned source, within it.
@@ -179,16 +181,24 @@ impl Plan {
         let Solved { turn, crop, output_size, document, canvas } = solve(size, content, spec, focal_point)?;
         let opaque_only = (!encoding.has_alpha()).then_some(Rgb::WHITE);
         let canvas = canvas.map(|size| Canvas { size, color: canvas_color(spec).or(opaque_only) });
+        let turn = facts.orientation.then(turn);
+        let frames = encoding::frames(facts, encoding, defaults);
+        let effects = effects(spec);
+        let watermark = watermark(spec, defaults)?;
+        // Where something is to be done in red, green and blue, they have to be made.
+        let untouched = frames == 1 && effects.is_empty() && canvas.is_none() && watermark.is_none();
+        let need_not_match = may_be_approximated(facts, encoding, defaults);
         Ok(Self {
-            decode_reduction: decode_reduction(facts, crop, output_size, encoding, defaults),
-            turn: facts.orientation.then(turn),
+            decode_reduction: decode_reduction(facts, crop, output_size, need_not_match),
+            in_planes: need_not_match && untouched && has_planes(facts, turn, output_size, encoding),
+            turn,
             crop,
             output_size,
-            frames: encoding::frames(facts, encoding, defaults),
-            effects: effects(spec),
+            frames,
+            effects,
             background: background(spec).or(opaque_only),
             canvas,
-            watermark: watermark(spec, defaults)?,
+            watermark,
             keep_metadata: spec.operations().contains(&Operation::KeepMeta),
             document: is_vector.then_some(document),
             encoding,
@@ -201,6 +211,7 @@ impl Plan {
         let size = source.upright_size();
         Self {
             decode_reduction: 1,
+            in_planes: false,
             turn: source.orientation,
             crop: PixelRect::whole(size),
             output_size: size,
@@ -235,6 +246,9 @@ impl Plan {
             text.push(' ');
             text.push_str(&part);
         };
+        if self.in_planes {
+            add("in planes".into());
+        }
         for effect in &self.effects {
             add(match effect {
                 Effect::Blur(sigma) => format!("blur {}", sigma.pixels()),
@@ -317,21 +331,32 @@ fn last<T>(spec: &FilterSpec, pick: impl Fn(&Operation) -> Option<T>) -> Option<
     spec.operations().iter().rev().find_map(pick)
 }
 
-/// How far the JPEG decoder may reduce: for lossy outputs of large sources, as long as at least a factor of two is left
-/// for the resampler. That keeps the resize within 0.1 dB of, or above, what a full decode gives at the same target
-/// (measured: 53.9 dB against Pillow's full decode for 12 MP to 400x300, where sharp has 47.2 dB).
-fn decode_reduction(facts: &SourceFacts, crop: PixelRect, output: Size, encoding: Encoding, defaults: &Defaults) -> u8 {
-    const LEFT_FOR_THE_RESAMPLER: u32 = 2;
-    let eligible = facts.format == ImageFormat::Jpeg
-        && !encoding.is_lossless()
-        && facts.stored_size.pixels() > defaults.full_decode_pixels;
-    if !eligible {
+/// Whether a rendition only has to look like what a full decode gives, rather than match it: lossy outputs of large sources.
+fn may_be_approximated(facts: &SourceFacts, encoding: Encoding, defaults: &Defaults) -> bool {
+    !encoding.is_lossless() && facts.stored_size.pixels() > defaults.full_decode_pixels
+}
+
+/// How far the JPEG decoder may reduce: the bounds are where sharp's are, for what is asked is not to be below it on the same
+/// target (FIGURES, quality). The means are sharpened again ([`super::resample::undo_means`]), which it does not do.
+/// `tests/bench/run cold` measures both as luma against a full decode.
+fn decode_reduction(facts: &SourceFacts, crop: PixelRect, output: Size, need_not_match: bool) -> u8 {
+    if facts.format != ImageFormat::Jpeg || !need_not_match {
         return 1;
     }
     let crop = crop.size();
-    let keeps_enough = |n: u8| {
-        crop.width / u32::from(n) >= output.width * LEFT_FOR_THE_RESAMPLER
-            && crop.height / u32::from(n) >= output.height * LEFT_FOR_THE_RESAMPLER
+    let leaves_enough = |n: u8| {
+        let times = u64::from(n) + 1;
+        u64::from(crop.width) >= u64::from(output.width) * times
+            && u64::from(crop.height) >= u64::from(output.height) * times
     };
-    [8, 4, 2].into_iter().find(|&n| keeps_enough(n)).unwrap_or(1)
+    [8, 4, 2].into_iter().find(|&n| leaves_enough(n)).unwrap_or(1)
+}
+
+/// Whether source and output may both be in planes of brightness and colour differences. The last difference of an odd row
+/// reaches over the edge, so that only even sides can be turned.
+fn has_planes(facts: &SourceFacts, turn: Orientation, output: Size, encoding: Encoding) -> bool {
+    const OPAQUE_COLOUR: u8 = 3;
+    let coded_so = matches!(facts.format, ImageFormat::Jpeg | ImageFormat::Webp | ImageFormat::Avif);
+    let turns = turn == Orientation::Upright || (output.width.is_multiple_of(2) && output.height.is_multiple_of(2));
+    coded_so && facts.bytes_per_pixel == OPAQUE_COLOUR && turns && encoding.takes_planes()
 }
