@@ -9,6 +9,7 @@ use thiserror::Error;
 use codec::animation::{Frame, Frames, Moving};
 use metadata::Metadata;
 use picture::Picture;
+use planes::Planes;
 
 use crate::model::{ImageFormat, SourceFacts};
 
@@ -182,17 +183,48 @@ fn still(source: &[u8], finish: &Finish<'_>) -> Result<Rendered, RenderError> {
 
 /// The same without red, green and blue, where the plan has nothing for them and the source is coded so.
 fn in_planes(source: &[u8], plan: &Plan) -> Result<Option<Rendered>, RenderError> {
-    if !plan.in_planes {
-        return Ok(None);
-    }
     let mut stages = Stages::start();
-    let cut = plan.cut_as_stored()?;
-    let Some(planes) = codec::decode_planes(source, plan)? else { return Ok(None) };
+    let Some(mut decoded) = Shareable::decode(source, plan)? else { return Ok(None) };
     let decode = stages.lap();
-    let picture = planes.resized(cut)?.upright(plan.turn);
-    let resample = stages.lap();
-    let bytes = codec::encode_planes(picture, plan.encoding)?;
-    Ok(Some(Rendered { bytes, times: StageTimes { decode, resample, encode: stages.lap() } }))
+    let mut rendered = decoded.render(plan)?;
+    rendered.times.decode = decode;
+    Ok(Some(rendered))
+}
+
+/// A decoded source that any number of renditions can be made of: those of plans `in_planes` with the same reduction.
+#[derive(Debug)]
+pub struct Shareable(Planes);
+
+impl Shareable {
+    /// Decodes a source. `None` where the plan or the source is for red, green and blue.
+    ///
+    /// # Errors
+    /// When the source cannot be decoded or is not what the plan was made for.
+    pub fn decode(source: &[u8], plan: &Plan) -> Result<Option<Self>, RenderError> {
+        if !plan.in_planes {
+            return Ok(None);
+        }
+        let Some(mut planes) = codec::decode_planes(source, plan)? else { return Ok(None) };
+        if plan.decode_reduction > 1 {
+            planes.undo_means();
+        }
+        Ok(Some(Self(planes)))
+    }
+
+    /// Makes one rendition. Its times are without the decode.
+    ///
+    /// # Errors
+    /// When the plan is not for this decode, or the encoder refuses.
+    pub fn render(&mut self, plan: &Plan) -> Result<Rendered, RenderError> {
+        let mut stages = Stages::start();
+        if !plan.in_planes || self.0.size != plan.decoded_size() {
+            return Err(RenderError::Changed);
+        }
+        let picture = self.0.resized(plan.cut_as_stored()?)?.upright(plan.turn);
+        let resample = stages.lap();
+        let bytes = codec::encode_planes(picture, plan.encoding)?;
+        Ok(Rendered { bytes, times: StageTimes { resample, encode: stages.lap(), ..StageTimes::default() } })
+    }
 }
 
 /// No pixel at all.

@@ -60,19 +60,14 @@ impl Planes {
     ///
     /// # Errors
     /// As [`resample::resize`].
-    pub fn resized(self, cut: Cut) -> Result<Subsampled, RenderError> {
-        let Self { size, luma, chroma, subsampling: (across, down), mut samples, range, profile } = self;
-        let (brightness, differences) =
-            samples.split_at_mut_checked(luma.pixels() as usize).ok_or(RenderError::Changed)?;
-        let (blue, red) = differences.split_at_mut_checked(chroma.pixels() as usize).ok_or(RenderError::Changed)?;
+    pub fn resized(&mut self, cut: Cut) -> Result<Subsampled, RenderError> {
+        let &mut Self { size, luma, chroma, subsampling: (across, down), range, .. } = self;
+        let [brightness, blue, red] = self.each().ok_or(RenderError::Changed)?;
         let visible = |stands_for: (u8, u8)| {
             let (across, down) = (u32::from(stands_for.0), u32::from(stands_for.1));
             Size::new(size.width.div_ceil(across), size.height.div_ceil(down))
         };
         let plane = |samples: &mut [u8], stored: Size, stands_for: (u8, u8), share: (f64, f64), output: Size| {
-            if cut.reduction > 1 {
-                resample::undo_means(samples, stored, 1);
-            }
             let cut = Cut { output, ..cut };
             resample::resize_plane(samples, stored, visible(stands_for), stands_for, share, cut)
         };
@@ -94,7 +89,21 @@ impl Planes {
             gray(difference(blue)?, halved),
             gray(difference(red)?, halved),
         ];
-        Ok(Subsampled { planes, range, profile })
+        Ok(Subsampled { planes, range, profile: self.profile.clone() })
+    }
+
+    /// See [`resample::undo_means`]; for a picture that was decoded reduced, once.
+    pub fn undo_means(&mut self) {
+        let (luma, chroma) = (self.luma, self.chroma);
+        for (samples, size) in self.each().into_iter().flatten().zip([luma, chroma, chroma]) {
+            resample::undo_means(samples, size, 1);
+        }
+    }
+
+    fn each(&mut self) -> Option<[&mut [u8]; 3]> {
+        let (brightness, differences) = self.samples.split_at_mut_checked(self.luma.pixels() as usize)?;
+        let (blue, red) = differences.split_at_mut_checked(self.chroma.pixels() as usize)?;
+        Some([brightness, blue, red])
     }
 }
 

@@ -32,8 +32,58 @@ pub struct Job {
     pub memory_bytes: u64,
     /// Processor time that the job may take, in seconds.
     pub cpu_seconds: u64,
+    /// How its source is decoded, where that can be of use to another job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decode: Option<Decode>,
     /// What to do.
     pub task: Task,
+}
+
+/// A decode that several renders of one source have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Decode {
+    /// What is decoded, and how.
+    pub key: DecodeKey,
+    /// Whether such a job waits, so that the worker had better keep what it decodes.
+    pub keep: bool,
+}
+
+/// One version of one file, decoded one way. Two jobs with the same key decode the same bytes to the same samples, so that
+/// no rendition depends on what was rendered beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DecodeKey {
+    /// The file.
+    pub file: FileId,
+    /// [`Plan::decode_reduction`].
+    pub reduction: u8,
+}
+
+/// One version of one file, as its descriptor tells: device, inode, length, and the times of its last change in
+/// nanoseconds, of content and of anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FileId(u64, u64, u64, i64, i64);
+
+impl From<&rustix::fs::Stat> for FileId {
+    fn from(stat: &rustix::fs::Stat) -> Self {
+        let nanoseconds = |seconds: i64, part: i64| seconds.wrapping_mul(1_000_000_000).wrapping_add(part);
+        #[allow(clippy::unnecessary_cast)] // the types differ between architectures
+        Self(
+            stat.st_dev as u64,
+            stat.st_ino as u64,
+            stat.st_size as u64,
+            nanoseconds(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+            nanoseconds(stat.st_ctime as i64, stat.st_ctime_nsec as i64),
+        )
+    }
+}
+
+impl DecodeKey {
+    /// The key of a plan for a file; `None` where what is decoded cannot be shared.
+    pub fn of(plan: &Plan, file: FileId) -> Option<Self> {
+        (plan.in_planes && !plan.keep_metadata).then_some(Self { file, reduction: plan.decode_reduction })
+    }
 }
 
 /// What a worker can be asked to do.
@@ -178,32 +228,36 @@ impl Lane {
     pub(super) const COUNT: usize = 3;
 
     /// The lane of a render that somebody waits for, by what it will cost.
-    ///
-    /// The unit is the time to decode and resample one pixel, about 10 ns (FIGURES, cold path). Encoding a JPEG pixel takes
-    /// about as long, a WebP pixel (libwebp, method 4) six times, lossless formats and GIF's palette about four times, an AVIF pixel (rav1e, speed 10) thirty times. A JPEG
-    /// decoded at reduced scale still has all its bytes to go through, a sixth of the work for each stored pixel.
     pub fn of(plan: &Plan) -> Self {
-        use crate::render::plan::Encoding;
         /// About 80 ms.
         const CHEAP: u64 = 8_000_000;
-        let encoding = match plan.encoding {
-            Encoding::Jpeg { progressive: false, .. } => 1,
-            Encoding::Jpeg { progressive: true, .. } => 2,
-            Encoding::Png | Encoding::Gif | Encoding::Ico => 4,
-            Encoding::Webp { .. } => 6,
-            Encoding::WebpLossless => 12,
-            Encoding::Avif { .. } => 30,
-            Encoding::AvifLossless => 500,
-            Encoding::Svg => 0,
-        };
-        // A blur goes over the picture a dozen times.
-        let effects = 8 * plan.effects.len() as u64;
-        let decoding = plan.decoded_size().pixels().max(plan.source.stored_size.pixels() / 6);
-        let cost = decoding
-            .saturating_add(plan.rendition_size().pixels().saturating_mul(encoding + effects))
-            .saturating_mul(plan.frames.max(1).into());
-        if cost <= CHEAP { Self::Cheap } else { Self::Costly }
+        if cost(plan) <= CHEAP { Self::Cheap } else { Self::Costly }
     }
+}
+
+/// What a render will cost, in the time to decode and resample one pixel, about 10 ns (FIGURES, cold path).
+///
+/// Encoding a JPEG pixel takes about as long, a WebP pixel (libwebp, method 4) six times, lossless formats and GIF's palette
+/// about four times, an AVIF pixel (rav1e, speed 10) thirty times. A JPEG decoded at reduced scale still has all its bytes
+/// to go through, a sixth of the work for each stored pixel.
+pub fn cost(plan: &Plan) -> u64 {
+    use crate::render::plan::Encoding;
+    let encoding = match plan.encoding {
+        Encoding::Jpeg { progressive: false, .. } => 1,
+        Encoding::Jpeg { progressive: true, .. } => 2,
+        Encoding::Png | Encoding::Gif | Encoding::Ico => 4,
+        Encoding::Webp { .. } => 6,
+        Encoding::WebpLossless => 12,
+        Encoding::Avif { .. } => 30,
+        Encoding::AvifLossless => 500,
+        Encoding::Svg => 0,
+    };
+    // A blur goes over the picture a dozen times.
+    let effects = 8 * plan.effects.len() as u64;
+    let decoding = plan.decoded_size().pixels().max(plan.source.stored_size.pixels() / 6);
+    decoding
+        .saturating_add(plan.rendition_size().pixels().saturating_mul(encoding + effects))
+        .saturating_mul(plan.frames.max(1).into())
 }
 
 /// Why there is no answer to a job. `Clone`: all who wait for one render share it.

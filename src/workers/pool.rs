@@ -16,7 +16,7 @@ use thiserror::Error;
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
-    job::{Answer, JobError, Lane, RenderReport, Task},
+    job::{Answer, DecodeKey, FileId, JobError, Lane, RenderReport, Task, cost},
     keeper::Keeper,
     process::{Launcher, Program, WorkerProcess, own_program},
     queue::{Admission, Work},
@@ -30,6 +30,8 @@ use crate::{
 
 /// What a probe holds beside the file itself.
 const PROBE_BYTES: u64 = 1 << 20;
+/// See [`cost`]: about three milliseconds.
+const PROBE_COST: u64 = 300_000;
 
 /// What the operator decides about workers.
 #[derive(Clone, Debug)]
@@ -175,7 +177,7 @@ impl Pool {
         let report = workers.first().and_then(WorkerProcess::sandbox).cloned();
         let sandbox = report.ok_or_else(|| StartError::Worker(io::Error::other("no worker reported its sandbox")))?;
         let shared = Arc::new(Shared {
-            admission: Admission::new(config.queue_depth, config.memory_budget, metrics.clone()),
+            admission: Admission::new(config.queue_depth, config.memory_budget, config.workers, metrics.clone()),
             roster: Mutex::new(Roster { pids: vec![None; config.workers], sandbox }),
             closing: watch::Sender::new(false),
             config,
@@ -192,7 +194,7 @@ impl Pool {
     /// # Errors
     /// See [`JobError`].
     pub async fn probe(&self, source: &File, deadline: Instant) -> Result<SourceFacts, JobError> {
-        let (source, length) = self.admit(source)?;
+        let (source, origin, length) = self.admit(source)?;
         let work = Work {
             task: Task::Probe,
             source,
@@ -201,6 +203,9 @@ impl Pool {
             max_source_bytes: self.shared.config.max_source_bytes,
             memory_bytes: length + PROBE_BYTES,
             deadline,
+            origin,
+            decode: None,
+            cost: PROBE_COST,
         };
         match self.shared.admission.enter(Lane::Cheap, work)?.answer().await? {
             Answer::Probed(facts) => Ok(facts),
@@ -219,11 +224,14 @@ impl Pool {
         look: Look,
         deadline: Instant,
     ) -> Result<PixelRect, JobError> {
-        let (source, length) = self.admit(source)?;
+        let (source, origin, length) = self.admit(source)?;
         let plan = Plan::to_look(facts, look);
         let lane = Lane::of(&plan);
         let work = Work {
             memory_bytes: plan.peak_bytes(length),
+            origin,
+            decode: None,
+            cost: cost(&plan),
             task: Task::Look { plan, look },
             source,
             output: None,
@@ -254,7 +262,7 @@ impl Pool {
         deadline: Instant,
     ) -> Result<RenderReport, JobError> {
         let Files { source, output, mark } = files;
-        let (source, length) = self.admit(source)?;
+        let (source, origin, length) = self.admit(source)?;
         if length != source_bytes {
             return Err(JobError::SourceChanged);
         }
@@ -268,6 +276,9 @@ impl Pool {
             max_source_bytes: source_bytes,
             memory_bytes: plan.peak_bytes(source_bytes),
             deadline,
+            origin,
+            decode: DecodeKey::of(plan, origin),
+            cost: cost(plan),
         };
         match self.shared.admission.enter(lane, work)?.answer().await? {
             Answer::Rendered(report) => Ok(report),
@@ -275,8 +286,8 @@ impl Pool {
         }
     }
 
-    /// A descriptor to pass on, and the file's length: only regular files within the limit get as far as a worker.
-    fn admit(&self, source: &File) -> Result<(OwnedFd, u64), JobError> {
+    /// A descriptor to pass on, what file it is, and its length: only regular files within the limit get as far as a worker.
+    fn admit(&self, source: &File) -> Result<(OwnedFd, FileId, u64), JobError> {
         let stat = fstat(source).map_err(|errno| JobError::Source(errno.into()))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(JobError::NotAFile);
@@ -286,7 +297,7 @@ impl Pool {
             return Err(OverLimit::SourceBytes { found, limit }.into());
         }
         let source = source.try_clone().map_err(|error| JobError::Source((&error).into()))?;
-        Ok((source.into(), found))
+        Ok((source.into(), FileId::from(&stat), found))
     }
 
     /// What the kernel granted the worker that was started last.

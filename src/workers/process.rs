@@ -26,7 +26,7 @@ use serde::de::DeserializeOwned;
 use tokio::{io::unix::AsyncFd, sync::oneshot};
 
 use super::{
-    job::{Job, MAX_MESSAGE_BYTES, Ready, Reply},
+    job::{DecodeKey, Job, MAX_MESSAGE_BYTES, Ready, Reply},
     sandbox::SandboxReport,
     worker,
 };
@@ -83,7 +83,8 @@ impl Launcher {
         let (leash, socket) = receiver.await.map_err(|_| gone(()))??;
         // SAFETY: the `AsyncFd` owns the socket, and an `OwnedFd` is the same open descriptor as long as it lives.
         let socket = unsafe { AsyncFd::register(socket) }?;
-        let mut worker = WorkerProcess { leash, socket, buffer: vec![0; MAX_MESSAGE_BYTES], sandbox: None, jobs: 0 };
+        let mut worker =
+            WorkerProcess { leash, socket, buffer: vec![0; MAX_MESSAGE_BYTES], sandbox: None, jobs: 0, holds: None };
         let ready: Result<Ready, AskError> =
             tokio::time::timeout(READY_WITHIN, worker.receive()).await.unwrap_or(Err(AskError::TimedOut));
         match ready {
@@ -233,6 +234,8 @@ pub struct WorkerProcess {
     sandbox: Option<SandboxReport>,
     /// Jobs done so far.
     pub jobs: u32,
+    /// The decode that it was told to keep.
+    pub holds: Option<DecodeKey>,
 }
 
 impl WorkerProcess {

@@ -9,12 +9,12 @@ use std::{
     collections::VecDeque,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
 
-use super::job::{Answer, JobError, Lane, Task};
+use super::job::{Answer, Decode, DecodeKey, FileId, JobError, Lane, Task};
 use crate::{metrics::Metrics, render::limits::OverLimit};
 
 /// How often a job at the head of its lane may be passed over before it goes first. A large job so waits for a bounded
@@ -32,12 +32,20 @@ pub struct Work {
     /// What to reserve of the budget.
     pub memory_bytes: u64,
     pub deadline: Instant,
+    /// The source image, which has its fair share and no more.
+    pub origin: FileId,
+    /// What other jobs may have in common with it.
+    pub decode: Option<DecodeKey>,
+    /// See [`super::job::cost`].
+    pub cost: u64,
 }
 
 type Answerer = oneshot::Sender<Result<Answer, JobError>>;
 
 struct Waiting {
     ticket: u64,
+    /// Its place in the lane: the turn in which its source image would come to it if each in turn had one job done.
+    round: u64,
     work: Work,
     answer: Answerer,
     since: Instant,
@@ -50,16 +58,57 @@ pub struct Admission {
     metrics: Arc<Metrics>,
     queue_depth: usize,
     budget: u64,
+    workers: usize,
 }
 
 #[derive(Default)]
 struct State {
+    /// Each in the order of rounds, then of tickets.
     lanes: [VecDeque<Waiting>; Lane::COUNT],
-    idle: VecDeque<oneshot::Sender<Granted>>,
+    /// The round that each lane is in.
+    rounds: [u64; Lane::COUNT],
+    idle: VecDeque<Idle>,
     next_ticket: u64,
     reserved: u64,
-    running: usize,
+    running: Vec<Running>,
+    pace: Pace,
     closed: bool,
+}
+
+/// A worker without a job, and the decode that it still holds.
+struct Idle {
+    turn: oneshot::Sender<Granted>,
+    holds: Option<DecodeKey>,
+}
+
+/// A job at work.
+struct Running {
+    ticket: u64,
+    lane: usize,
+    decode: Option<DecodeKey>,
+    cost: u64,
+    since: Instant,
+}
+
+/// How long a unit of cost has taken of late, on one worker.
+#[derive(Default)]
+struct Pace {
+    seconds_per_unit: f64,
+}
+
+impl Pace {
+    fn note(&mut self, cost: u64, took: Duration) {
+        /// Jobs that the mean is about.
+        const MEMORY: f64 = 16.0;
+        let seconds = took.as_secs_f64() / cost.max(1) as f64;
+        let weight = if self.seconds_per_unit == 0.0 { 1.0 } else { 1.0 / MEMORY };
+        self.seconds_per_unit += (seconds - self.seconds_per_unit) * weight;
+    }
+
+    fn of(&self, cost: u64) -> Duration {
+        const LONGEST: f64 = 1e6;
+        Duration::from_secs_f64((self.seconds_per_unit * cost as f64).min(LONGEST))
+    }
 }
 
 impl State {
@@ -67,23 +116,75 @@ impl State {
         self.lanes.iter().map(VecDeque::len).sum()
     }
 
-    /// The lane whose head goes next: the best lane's, unless a head elsewhere has been passed over often enough. A head
-    /// that does not fit the memory left is passed over too, until its patience ends: then all wait for it.
-    fn next_lane(&self, budget: u64) -> Option<usize> {
-        let head = |lane: &usize| self.lanes[*lane].front().map(|head| (*lane, head));
-        let fits = |head: &Waiting| self.reserved + head.work.memory_bytes <= budget;
-        let impatient =
-            (0..Lane::COUNT).filter_map(|lane| head(&lane)).find(|(lane, head)| head.passed_over >= PATIENCE[*lane]);
+    /// Puts a job into its lane, behind as many of other source images as it takes for each of them to have had its turn.
+    fn queue(&mut self, lane: usize, mut waiting: Waiting) {
+        let origin = waiting.work.origin;
+        let lane_round = self.rounds[lane];
+        let queue = &mut self.lanes[lane];
+        let last = queue.iter().rev().find(|other| other.work.origin == origin).map(|other| other.round);
+        waiting.round = last.unwrap_or(lane_round).max(lane_round) + 1;
+        let place = queue.partition_point(|other| other.round <= waiting.round);
+        queue.insert(place, waiting);
+    }
+
+    /// The job that goes next on a worker that holds a decode: one that wants it, else that of [`State::next`].
+    fn next_for(&self, holds: Option<DecodeKey>, budget: u64, workers: usize) -> Option<(usize, usize)> {
+        let next = self.next(budget, workers)?;
+        let (lane, index) = next;
+        let is_impatient = self.lanes[lane][index].passed_over >= PATIENCE[lane];
+        let sharing = holds.filter(|_| !is_impatient).and_then(|key| {
+            let places = (0..Lane::COUNT).flat_map(|lane| (0..self.lanes[lane].len()).map(move |index| (lane, index)));
+            places.into_iter().find(|&(lane, index)| {
+                let work = &self.lanes[lane][index].work;
+                work.decode == Some(key) && self.reserved + work.memory_bytes <= budget
+            })
+        });
+        Some(sharing.unwrap_or(next))
+    }
+
+    /// The lane and place of the job that goes next: the head of the best lane, unless a head elsewhere has been passed over
+    /// often enough. A head that does not fit the memory left is passed over too, until its patience ends: then all wait
+    /// for it.
+    fn next(&self, budget: u64, workers: usize) -> Option<(usize, usize)> {
+        let warm = Lane::Warm as usize;
+        // One worker stays free for those that somebody waits for.
+        let warm_may = self.running.iter().filter(|job| job.lane == warm).count() + 1 < workers.max(2);
+        let lanes = || (0..Lane::COUNT).filter(|lane| *lane != warm || warm_may);
+        let fits = |job: &Waiting| self.reserved + job.work.memory_bytes <= budget;
+        let impatient = lanes()
+            .filter_map(|lane| Some((lane, self.lanes[lane].front()?)))
+            .find(|(lane, head)| head.passed_over >= PATIENCE[*lane]);
         if let Some((lane, head)) = impatient {
-            return fits(head).then_some(lane);
+            return fits(head).then_some((lane, 0));
         }
-        (0..Lane::COUNT).filter_map(|lane| head(&lane)).find(|(_, head)| fits(head)).map(|(lane, _)| lane)
+        // What another worker decodes at this moment is better left to it, if there is anything else to do.
+        let decoding = |job: &Waiting| {
+            job.work.decode.is_some() && self.running.iter().any(|running| running.decode == job.work.decode)
+        };
+        let apart = || {
+            let place = |lane: usize| self.lanes[lane].iter().position(|job| !decoding(job)).map(|at| (lane, at));
+            lanes().filter(|lane| *lane != warm).filter_map(place).find(|&(lane, at)| fits(&self.lanes[lane][at]))
+        };
+        let (lane, head) =
+            lanes().filter_map(|lane| Some((lane, self.lanes[lane].front()?))).find(|(_, head)| fits(head))?;
+        match decoding(head) {
+            true => apart().or(Some((lane, 0))),
+            false => Some((lane, 0)),
+        }
+    }
+
+    /// How long a job of a lane would wait for what goes before it, as far as can be told.
+    fn wait(&self, lane: usize, now: Instant, workers: usize) -> Duration {
+        let queued: u64 = self.lanes[..=lane].iter().flatten().map(|job| job.work.cost).sum();
+        let running: Duration =
+            self.running.iter().map(|job| self.pace.of(job.cost).saturating_sub(now - job.since)).sum();
+        (self.pace.of(queued) + running) / u32::try_from(workers.max(1)).unwrap_or(u32::MAX)
     }
 }
 
 impl Admission {
-    pub fn new(queue_depth: usize, budget: u64, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), metrics, queue_depth, budget })
+    pub fn new(queue_depth: usize, budget: u64, workers: usize, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), metrics, queue_depth, budget, workers })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -94,8 +195,8 @@ impl Admission {
     /// Queues a job; the place is given back when the returned [`Place`] is dropped before the job has begun.
     ///
     /// # Errors
-    /// At once when the job could never fit the budget, when the queue is full or closed. A client's job takes the place of
-    /// the youngest warm one rather than be refused.
+    /// At once when the job could never fit the budget, when the queue is full or closed, or so long that the job's turn
+    /// would come after its deadline. A client's job takes the place of the youngest warm one rather than be refused.
     pub fn enter(self: &Arc<Self>, lane: Lane, work: Work) -> Result<Place, JobError> {
         if work.memory_bytes > self.budget {
             return Err(OverLimit::Memory { needed: work.memory_bytes, limit: self.budget }.into());
@@ -105,18 +206,22 @@ impl Admission {
         if state.closed {
             return Err(JobError::ShuttingDown);
         }
+        let now = Instant::now();
+        if now + state.wait(lane as usize, now, self.workers) > work.deadline {
+            return Err(JobError::QueueFull);
+        }
         let ticket = state.next_ticket;
         state.next_ticket += 1;
         let deadline = work.deadline;
-        let waiting = Waiting { ticket, work, answer: sender, since: Instant::now(), passed_over: 0 };
-        state.lanes[lane as usize].push_back(waiting);
+        let waiting = Waiting { ticket, round: 0, work, answer: sender, since: now, passed_over: 0 };
+        state.queue(lane as usize, waiting);
         self.dispatch(&mut state);
         if state.waiting() > self.queue_depth {
             let displaced = if lane == Lane::Warm { None } else { state.lanes[Lane::Warm as usize].pop_back() };
             match displaced {
                 Some(warm) => drop(warm.answer.send(Err(JobError::QueueFull))),
                 None => {
-                    state.lanes[lane as usize].pop_back();
+                    state.lanes[lane as usize].retain(|waiting| waiting.ticket != ticket);
                     self.publish(&state);
                     return Err(JobError::QueueFull);
                 }
@@ -126,12 +231,13 @@ impl Admission {
         Ok(Place { admission: self.clone(), lane, ticket, deadline, answer })
     }
 
-    /// Registers an idle worker; the receiver gets its next job, or an error once the queue is closed.
-    pub fn turn(self: &Arc<Self>) -> oneshot::Receiver<Granted> {
+    /// Registers an idle worker, and the decode it still holds; the receiver gets its next job, or an error once the queue
+    /// is closed.
+    pub fn turn(self: &Arc<Self>, holds: Option<DecodeKey>) -> oneshot::Receiver<Granted> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.lock();
         if !state.closed {
-            state.idle.push_back(sender);
+            state.idle.push_back(Idle { turn: sender, holds });
             self.dispatch(&mut state);
             self.publish(&state);
         }
@@ -152,42 +258,45 @@ impl Admission {
     /// Jobs that wait, jobs that run, bytes reserved.
     pub fn load(&self) -> (usize, usize, u64) {
         let state = self.lock();
-        (state.waiting(), state.running, state.reserved)
+        (state.waiting(), state.running.len(), state.reserved)
     }
 
     /// Brings jobs and idle workers together as long as both are there and the memory lasts.
     fn dispatch(self: &Arc<Self>, state: &mut State) {
-        while let Some(turn) = state.idle.pop_front() {
-            if turn.is_closed() {
+        while let Some(idle) = state.idle.pop_front() {
+            if idle.turn.is_closed() {
                 continue; // that worker died while it was idle
             }
             let now = Instant::now();
-            let Some(lane) = state.next_lane(self.budget) else {
-                state.idle.push_front(turn);
+            let Some((lane, index)) = state.next_for(idle.holds, self.budget, self.workers) else {
+                state.idle.push_front(idle);
                 return;
             };
-            let Some(waiting) = state.lanes[lane].pop_front() else { return };
+            let Some(waiting) = state.lanes[lane].remove(index) else { return };
             if waiting.work.deadline <= now || waiting.answer.is_closed() {
-                state.idle.push_front(turn);
+                state.idle.push_front(idle);
                 drop(waiting.answer.send(Err(JobError::TimedOut { started: false })));
                 continue;
             }
-            for other in (0..Lane::COUNT).filter(|other| *other != lane) {
-                if let Some(head) = state.lanes[other].front_mut() {
-                    head.passed_over += 1;
-                }
+            for (other, queue) in state.lanes.iter_mut().enumerate() {
+                // Within the lane too: a job that wants what the worker holds goes before the head.
+                let passed = other != lane || index > 0;
+                queue.front_mut().filter(|_| passed).into_iter().for_each(|head| head.passed_over += 1);
             }
+            state.rounds[lane] = state.rounds[lane].max(waiting.round);
             self.metrics.render_stage("queue", now - waiting.since);
-            let bytes = waiting.work.memory_bytes;
+            let Work { memory_bytes: bytes, decode, cost, .. } = waiting.work;
+            let ticket = waiting.ticket;
             state.reserved += bytes;
-            state.running += 1;
-            let reservation = Reservation { admission: Some(self.clone()), bytes };
-            if let Err(mut refused) = turn.send(Granted { waiting, reservation }) {
+            state.running.push(Running { ticket, lane, decode, cost, since: now });
+            let keep = decode.is_some() && state.lanes.iter().flatten().any(|other| other.work.decode == decode);
+            let reservation = Reservation { admission: Some(self.clone()), ticket, bytes };
+            if let Err(mut refused) = idle.turn.send(Granted { waiting, reservation, keep }) {
                 // The worker died since it was asked. The lock is held, so the reservation must not give itself back.
                 refused.reservation.admission = None;
                 state.reserved -= bytes;
-                state.running -= 1;
-                state.lanes[lane].push_front(refused.waiting);
+                state.running.retain(|job| job.ticket != ticket);
+                state.lanes[lane].insert(index, refused.waiting);
             }
         }
     }
@@ -244,6 +353,8 @@ impl Drop for Place {
 pub struct Granted {
     waiting: Waiting,
     reservation: Reservation,
+    /// Whether a job with the same decode waits.
+    keep: bool,
 }
 
 impl Granted {
@@ -251,9 +362,14 @@ impl Granted {
         &self.waiting.work
     }
 
+    /// What the worker is told about its decode.
+    pub fn decode(&self) -> Option<Decode> {
+        self.waiting.work.decode.map(|key| Decode { key, keep: self.keep })
+    }
+
     /// Gives the memory and the descriptors back, then answers.
     pub fn finish(self, answer: Result<Answer, JobError>) {
-        let Self { waiting: Waiting { work, answer: answerer, .. }, reservation } = self;
+        let Self { waiting: Waiting { work, answer: answerer, .. }, reservation, .. } = self;
         drop(reservation);
         drop(work);
         drop(answerer.send(answer)); // nobody may be left to hear it
@@ -263,6 +379,7 @@ impl Granted {
 /// A share of the memory budget, given back however its job ends.
 struct Reservation {
     admission: Option<Arc<Admission>>,
+    ticket: u64,
     bytes: u64,
 }
 
@@ -271,7 +388,10 @@ impl Drop for Reservation {
         if let Some(admission) = &self.admission {
             let mut state = admission.lock();
             state.reserved -= self.bytes;
-            state.running -= 1;
+            if let Some(at) = state.running.iter().position(|job| job.ticket == self.ticket) {
+                let job = state.running.swap_remove(at);
+                state.pace.note(job.cost, job.since.elapsed());
+            }
             admission.dispatch(&mut state);
             admission.publish(&state);
         }
@@ -280,7 +400,7 @@ impl Drop for Reservation {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs::File, time::Duration};
+    use std::fs::File;
 
     use super::*;
 
@@ -293,16 +413,23 @@ mod tests {
             max_source_bytes: 1,
             memory_bytes,
             deadline: Instant::now() + Duration::from_secs(60),
+            origin: file(memory_bytes),
+            decode: None,
+            cost: 1,
         }
     }
 
+    fn file(inode: u64) -> FileId {
+        serde_json::from_str(&format!("[1, {inode}, 1, 1, 1]")).unwrap()
+    }
+
     fn admission(queue_depth: usize, budget: u64) -> Arc<Admission> {
-        Admission::new(queue_depth, budget, Arc::new(Metrics::new()))
+        Admission::new(queue_depth, budget, 2, Arc::new(Metrics::new()))
     }
 
     /// One worker that takes what comes next and says how large it was.
     fn take(admission: &Arc<Admission>) -> Option<u64> {
-        let granted = admission.turn().try_recv().ok()?;
+        let granted = admission.turn(None).try_recv().ok()?;
         let bytes = granted.work().memory_bytes;
         granted.finish(Err(JobError::Lost));
         Some(bytes)
@@ -336,7 +463,7 @@ mod tests {
     fn a_job_that_does_not_fit_is_passed_over_only_so_often() {
         let queue = admission(1_000, 100);
         let _first = queue.enter(Lane::Cheap, work(60)).ok().unwrap();
-        let running = queue.turn().try_recv().unwrap();
+        let running = queue.turn(None).try_recv().unwrap();
         let _large = queue.enter(Lane::Cheap, work(70)).ok().unwrap();
         let mut places = Vec::new();
         let mut passed = 0;
@@ -369,7 +496,7 @@ mod tests {
         let first = queue.enter(Lane::Cheap, work(60)).ok().unwrap();
         let second = queue.enter(Lane::Cheap, work(60)).ok().unwrap();
         assert_eq!(gauges(), (2, 0));
-        let granted = queue.turn().try_recv().unwrap();
+        let granted = queue.turn(None).try_recv().unwrap();
         assert_eq!(gauges(), (1, 60));
         drop(second);
         assert_eq!(gauges(), (0, 60));
@@ -382,9 +509,71 @@ mod tests {
     #[test]
     fn a_worker_that_died_idle_gets_no_job_and_one_in_flight_is_not_lost() {
         let queue = admission(5, 100);
-        drop(queue.turn());
+        drop(queue.turn(None));
         let _place = queue.enter(Lane::Cheap, work(7)).ok().unwrap();
         assert_eq!(queue.load(), (1, 0, 0));
         assert_eq!(take(&queue), Some(7));
+    }
+
+    #[test]
+    fn a_source_with_many_jobs_lets_others_have_their_turn() {
+        let queue = admission(100, 1_000);
+        let of = |inode, bytes| Work { origin: file(inode), ..work(bytes) };
+        let greedy = (1..=5).map(|bytes| queue.enter(Lane::Cheap, of(1, bytes)).ok().unwrap());
+        let _places: Vec<_> = greedy.collect();
+        let _other = queue.enter(Lane::Cheap, of(2, 20)).ok().unwrap();
+        let _third = queue.enter(Lane::Cheap, of(3, 30)).ok().unwrap();
+        let order: Vec<u64> = std::iter::from_fn(|| take(&queue)).collect();
+        assert_eq!(order, [1, 20, 30, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_decode_is_shared_by_those_who_wait_and_left_to_who_has_it() {
+        let queue = admission(100, 1_000);
+        let key = |reduction| Some(DecodeKey { file: file(7), reduction });
+        let job = |bytes, decode| Work { origin: file(7), decode, ..work(bytes) };
+        let _places = [(1, key(8)), (2, key(4)), (3, key(8)), (4, key(2)), (5, key(8))]
+            .map(|(bytes, decode)| queue.enter(Lane::Cheap, job(bytes, decode)).ok().unwrap());
+        let first = queue.turn(None).try_recv().unwrap();
+        assert_eq!((first.work().memory_bytes, first.decode().unwrap().keep), (1, true));
+        let second = queue.turn(None).try_recv().unwrap();
+        assert_eq!((second.work().memory_bytes, second.decode().unwrap().keep), (2, false));
+        second.finish(Err(JobError::Lost));
+        // Not the third, which the first worker will have for little.
+        let third = queue.turn(key(4)).try_recv().unwrap();
+        assert_eq!(third.work().memory_bytes, 4);
+        first.finish(Err(JobError::Lost));
+        let order: Vec<_> = std::iter::from_fn(|| {
+            let granted = queue.turn(key(8)).try_recv().ok()?;
+            let found = (granted.work().memory_bytes, granted.decode().unwrap().keep);
+            granted.finish(Err(JobError::Lost));
+            Some(found)
+        })
+        .collect();
+        assert_eq!(order, [(3, true), (5, false)]);
+    }
+
+    #[test]
+    fn warm_jobs_leave_a_worker_free() {
+        let queue = admission(100, 1_000);
+        let _places = [1, 2].map(|bytes| queue.enter(Lane::Warm, work(bytes)).ok().unwrap());
+        let running = queue.turn(None).try_recv().unwrap();
+        let mut free = queue.turn(None);
+        assert!(free.try_recv().is_err(), "both workers are at work ahead of time");
+        let _client = queue.enter(Lane::Cheap, work(3)).ok().unwrap();
+        let client = free.try_recv().unwrap();
+        assert_eq!(client.work().memory_bytes, 3);
+        running.finish(Err(JobError::Lost));
+        assert_eq!(take(&queue), Some(2));
+    }
+
+    #[test]
+    fn a_queue_that_is_too_long_for_the_deadline_refuses_at_once() {
+        let queue = admission(100, 1_000);
+        queue.lock().pace.note(1, Duration::from_secs(10));
+        // Two workers, ten seconds each: the deadline of a minute is met by those with a dozen before them.
+        let places: Vec<_> = (0..20).map_while(|_| queue.enter(Lane::Cheap, work(1)).ok()).collect();
+        assert_eq!(places.len(), 12);
+        assert_eq!(queue.enter(Lane::Cheap, work(1)).err(), Some(JobError::QueueFull));
     }
 }

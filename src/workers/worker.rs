@@ -11,6 +11,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     panic::{self, AssertUnwindSafe},
     process::ExitCode,
+    time::Instant,
 };
 
 use rustix::{
@@ -26,13 +27,13 @@ use rustix::{
 };
 
 use super::{
-    job::{Answer, Job, MAX_MESSAGE_BYTES, Ready, RenderReport, Reply, Task},
+    job::{Answer, DecodeKey, Job, MAX_MESSAGE_BYTES, Ready, RenderReport, Reply, Task},
     sandbox::{self, AddressSpace},
 };
 use crate::{
     model::Size,
     render::{
-        self, RenderError,
+        self, RenderError, Rendered, Shareable,
         plan::{Encoding, MAX_WATERMARK_BYTES, Plan},
     },
     spec::Quality,
@@ -165,19 +166,21 @@ fn serve(socket: BorrowedFd<'_>, space: AddressSpace, keep_below: u64) -> io::Re
     let mut buffer = vec![0; MAX_MESSAGE_BYTES];
     // The largest reservation since memory was last given back: so much of the address space may be taken.
     let mut kept = 0;
+    let mut held = None;
     loop {
         if kept > 0 && poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&KEEP_FOR)) == Ok(0) {
+            held = None;
             trim();
             kept = 0;
         }
         let Some((job, descriptors)) = receive(socket, &mut buffer)? else { return Ok(()) };
         let (cpu_used_seconds, _) = usage();
         sandbox::limit_job(space, job.memory_bytes.max(kept), job.cpu_seconds, cpu_used_seconds)?;
-        let answer = contain(|| work(&job, &descriptors));
+        let answer = contain(|| work(&job, &descriptors, &mut held));
         drop(descriptors);
         let broken = matches!(answer, Answer::Panicked { .. });
         kept = kept.max(job.memory_bytes);
-        if kept > keep_below {
+        if kept > keep_below && held.is_none() {
             trim();
             kept = 0;
         }
@@ -200,11 +203,21 @@ fn contain(work: impl FnOnce() -> Result<Answer, Answer>) -> Answer {
     }
 }
 
+/// A decoded source that the next job may want too.
+type Held = Option<(DecodeKey, Shareable)>;
+
 /// One job. `Err` is an answer too: the first thing that went wrong.
-fn work(job: &Job, descriptors: &[OwnedFd]) -> Result<Answer, Answer> {
-    let refused = |errno: RawErrno| Answer::Source(errno.into());
-    let source = descriptors.first().ok_or_else(|| refused(RawErrno::BADF))?;
-    let source = read(source.as_fd(), job.max_source_bytes)?;
+fn work(job: &Job, descriptors: &[OwnedFd], held: &mut Held) -> Result<Answer, Answer> {
+    // Whatever happens, nothing is held on to but what this job says is worth it.
+    let held_before = held.take();
+    if let (Task::Render { plan }, Some(decode)) = (&job.task, &job.decode) {
+        let held_before = held_before.filter(|(key, _)| *key == decode.key);
+        if let Some((rendered, decoded)) = render_shareable(job, plan, descriptors, held_before)? {
+            *held = decode.keep.then_some((decode.key, decoded));
+            return write_rendered(&rendered, descriptors);
+        }
+    }
+    let source = read(source_of(descriptors)?, job.max_source_bytes)?;
     let failed = |error: RenderError| Answer::Failed(error);
     match &job.task {
         Task::Probe => render::probe(&source).map(Answer::Probed).map_err(failed),
@@ -213,13 +226,44 @@ fn work(job: &Job, descriptors: &[OwnedFd]) -> Result<Answer, Answer> {
             let mark = descriptors.get(2).map(|mark| read(mark.as_fd(), MAX_WATERMARK_BYTES)).transpose()?;
             let rendered = render::render_marked(&source, mark.as_deref(), plan).map_err(failed)?;
             drop(source);
-            let output = descriptors.get(1).ok_or(Answer::Output(RawErrno::BADF.into()))?;
-            write(output.as_fd(), &rendered.bytes).map_err(|errno| Answer::Output(errno.into()))?;
-            let (_, peak_rss_bytes) = usage();
-            let bytes = rendered.bytes.len() as u64;
-            Ok(Answer::Rendered(RenderReport { bytes, times: rendered.times, peak_rss_bytes }))
+            write_rendered(&rendered, descriptors)
         }
     }
+}
+
+/// Renders by a decode that other jobs have in common: the one held, or a new one. `None` of a source that is not coded so.
+fn render_shareable(
+    job: &Job,
+    plan: &Plan,
+    descriptors: &[OwnedFd],
+    held: Held,
+) -> Result<Option<(Rendered, Shareable)>, Answer> {
+    let failed = |error: RenderError| Answer::Failed(error);
+    let began = Instant::now();
+    let mut decoded = match held {
+        Some((_, decoded)) => decoded,
+        None => {
+            let source = read(source_of(descriptors)?, job.max_source_bytes)?;
+            let Some(decoded) = Shareable::decode(&source, plan).map_err(failed)? else { return Ok(None) };
+            decoded
+        }
+    };
+    let decode = began.elapsed();
+    let mut rendered = decoded.render(plan).map_err(failed)?;
+    rendered.times.decode = decode;
+    Ok(Some((rendered, decoded)))
+}
+
+fn source_of(descriptors: &[OwnedFd]) -> Result<BorrowedFd<'_>, Answer> {
+    descriptors.first().map(AsFd::as_fd).ok_or(Answer::Source(RawErrno::BADF.into()))
+}
+
+fn write_rendered(rendered: &Rendered, descriptors: &[OwnedFd]) -> Result<Answer, Answer> {
+    let output = descriptors.get(1).ok_or(Answer::Output(RawErrno::BADF.into()))?;
+    write(output.as_fd(), &rendered.bytes).map_err(|errno| Answer::Output(errno.into()))?;
+    let (_, peak_rss_bytes) = usage();
+    let bytes = rendered.bytes.len() as u64;
+    Ok(Answer::Rendered(RenderReport { bytes, times: rendered.times, peak_rss_bytes }))
 }
 
 /// Reads the source whole. Never by `mmap`: a file that shrinks meanwhile would be a `SIGBUS`.
