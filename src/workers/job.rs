@@ -32,21 +32,11 @@ pub struct Job {
     pub memory_bytes: u64,
     /// Processor time that the job may take, in seconds.
     pub cpu_seconds: u64,
-    /// How its source is decoded, where that can be of use to another job.
+    /// Which decode of its source it needs, where that can be of use to another job too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub decode: Option<Decode>,
+    pub decode: Option<DecodeKey>,
     /// What to do.
     pub task: Task,
-}
-
-/// A decode that several renders of one source have in common.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Decode {
-    /// What is decoded, and how.
-    pub key: DecodeKey,
-    /// Whether such a job waits, so that the worker had better keep what it decodes.
-    pub keep: bool,
 }
 
 /// One version of one file, decoded one way. Two jobs with the same key decode the same bytes to the same samples, so that

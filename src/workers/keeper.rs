@@ -14,7 +14,7 @@ use std::{
 use tracing::warn;
 
 use super::{
-    job::{Answer, Decode, Job, JobError, Task, stages},
+    job::{Answer, Job, JobError, Task, stages},
     pool::Shared,
     process::{AskError, Death, WorkerProcess},
     queue::{Granted, Work},
@@ -47,7 +47,7 @@ impl Keeper {
     /// Works until the queue is closed. Takes the worker along when it ends.
     pub(super) async fn run(mut self) {
         while let Some(granted) = self.next_job().await {
-            let answer = self.complete(granted.work(), granted.decode()).await;
+            let answer = self.complete(granted.work()).await;
             granted.finish(answer);
             let recycle_after = self.shared.config.recycle_after_jobs;
             if self.worker.as_ref().is_some_and(|worker| recycle_after > 0 && worker.jobs >= recycle_after) {
@@ -83,7 +83,7 @@ impl Keeper {
     }
 
     /// Does a job, if need be twice: the second time on a fresh worker.
-    async fn complete(&mut self, work: &Work, decode: Option<Decode>) -> Result<Answer, JobError> {
+    async fn complete(&mut self, work: &Work) -> Result<Answer, JobError> {
         let mut first: Option<Death> = None;
         loop {
             let started = first.is_some();
@@ -91,7 +91,7 @@ impl Keeper {
             if ready.is_err() {
                 return Err(JobError::TimedOut { started });
             }
-            let death = match self.attempt(work, decode.clone()).await {
+            let death = match self.attempt(work).await {
                 Attempt::Answered(answer) => return answer,
                 Attempt::Died(death) => death,
             };
@@ -105,7 +105,7 @@ impl Keeper {
         }
     }
 
-    async fn attempt(&mut self, work: &Work, decode: Option<Decode>) -> Attempt {
+    async fn attempt(&mut self, work: &Work) -> Attempt {
         let Some(worker) = self.worker.as_mut() else {
             return Attempt::Died(Death { cause: "spawn".into(), own_making: false });
         };
@@ -118,7 +118,7 @@ impl Keeper {
             // Wall time ends a job first; this is for the time in which the gate itself is stopped.
             cpu_seconds: left.as_secs() + 2,
             task: work.task.clone(),
-            decode: decode.clone(),
+            decode: work.decode,
         };
         let descriptors: Vec<_> = [Some(&work.source), work.output.as_ref(), work.mark.as_ref()]
             .into_iter()
@@ -127,7 +127,8 @@ impl Keeper {
             .collect();
         let began = Instant::now();
         let asked = worker.ask(&job, &descriptors, work.deadline).await;
-        worker.holds = decode.filter(|decode| decode.keep).map(|decode| decode.key);
+        // If it was too much to hold, it is decoded again.
+        worker.holds = work.decode;
         match asked {
             Ok(reply) => match reply.answer {
                 Answer::Panicked { message } => {

@@ -234,7 +234,7 @@ pub struct WorkerProcess {
     sandbox: Option<SandboxReport>,
     /// Jobs done so far.
     pub jobs: u32,
-    /// The decode that it was told to keep.
+    /// The decode of its last job.
     pub holds: Option<DecodeKey>,
 }
 

@@ -14,7 +14,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::job::{Answer, Decode, DecodeKey, FileId, JobError, Lane, Task};
+use super::job::{Answer, DecodeKey, FileId, JobError, Lane, Task};
 use crate::{metrics::Metrics, render::limits::OverLimit};
 
 /// How often a job at the head of its lane may be passed over before it goes first. A large job so waits for a bounded
@@ -167,6 +167,16 @@ impl State {
         };
         let (lane, head) =
             lanes().filter_map(|lane| Some((lane, self.lanes[lane].front()?))).find(|(_, head)| fits(head))?;
+        // Nobody else waits: of one picture's sizes, which are one page's, the longest first, so that the last is ready
+        // soonest.
+        let clients = || (0..warm).flat_map(|lane| (0..self.lanes[lane].len()).map(move |at| (lane, at)));
+        let job = |(lane, at): (usize, usize)| &self.lanes[lane][at];
+        if lane != warm && clients().all(|place| job(place).work.origin == head.work.origin) {
+            let longest = clients().filter(|&place| fits(job(place)) && !decoding(job(place)));
+            if let Some(place) = longest.max_by_key(|&place| (job(place).work.cost, std::cmp::Reverse(place))) {
+                return Some(place);
+            }
+        }
         match decoding(head) {
             true => apart().or(Some((lane, 0))),
             false => Some((lane, 0)),
@@ -289,9 +299,8 @@ impl Admission {
             let ticket = waiting.ticket;
             state.reserved += bytes;
             state.running.push(Running { ticket, lane, decode, cost, since: now });
-            let keep = decode.is_some() && state.lanes.iter().flatten().any(|other| other.work.decode == decode);
             let reservation = Reservation { admission: Some(self.clone()), ticket, bytes };
-            if let Err(mut refused) = idle.turn.send(Granted { waiting, reservation, keep }) {
+            if let Err(mut refused) = idle.turn.send(Granted { waiting, reservation }) {
                 // The worker died since it was asked. The lock is held, so the reservation must not give itself back.
                 refused.reservation.admission = None;
                 state.reserved -= bytes;
@@ -353,8 +362,6 @@ impl Drop for Place {
 pub struct Granted {
     waiting: Waiting,
     reservation: Reservation,
-    /// Whether a job with the same decode waits.
-    keep: bool,
 }
 
 impl Granted {
@@ -362,14 +369,9 @@ impl Granted {
         &self.waiting.work
     }
 
-    /// What the worker is told about its decode.
-    pub fn decode(&self) -> Option<Decode> {
-        self.waiting.work.decode.map(|key| Decode { key, keep: self.keep })
-    }
-
     /// Gives the memory and the descriptors back, then answers.
     pub fn finish(self, answer: Result<Answer, JobError>) {
-        let Self { waiting: Waiting { work, answer: answerer, .. }, reservation, .. } = self;
+        let Self { waiting: Waiting { work, answer: answerer, .. }, reservation } = self;
         drop(reservation);
         drop(work);
         drop(answerer.send(answer)); // nobody may be left to hear it
@@ -535,9 +537,9 @@ mod tests {
         let _places = [(1, key(8)), (2, key(4)), (3, key(8)), (4, key(2)), (5, key(8))]
             .map(|(bytes, decode)| queue.enter(Lane::Cheap, job(bytes, decode)).ok().unwrap());
         let first = queue.turn(None).try_recv().unwrap();
-        assert_eq!((first.work().memory_bytes, first.decode().unwrap().keep), (1, true));
+        assert_eq!(first.work().memory_bytes, 1);
         let second = queue.turn(None).try_recv().unwrap();
-        assert_eq!((second.work().memory_bytes, second.decode().unwrap().keep), (2, false));
+        assert_eq!(second.work().memory_bytes, 2);
         second.finish(Err(JobError::Lost));
         // Not the third, which the first worker will have for little.
         let third = queue.turn(key(4)).try_recv().unwrap();
@@ -545,12 +547,28 @@ mod tests {
         first.finish(Err(JobError::Lost));
         let order: Vec<_> = std::iter::from_fn(|| {
             let granted = queue.turn(key(8)).try_recv().ok()?;
-            let found = (granted.work().memory_bytes, granted.decode().unwrap().keep);
+            let found = granted.work().memory_bytes;
             granted.finish(Err(JobError::Lost));
             Some(found)
         })
         .collect();
-        assert_eq!(order, [(3, true), (5, false)]);
+        assert_eq!(order, [3, 5]);
+    }
+
+    #[test]
+    fn of_one_picture_the_longest_goes_first_unless_others_wait() {
+        let job = |bytes, cost, inode| Work { origin: file(inode), cost, ..work(bytes) };
+        for others in [false, true] {
+            let queue = admission(100, 1_000);
+            let mut places = vec![
+                queue.enter(Lane::Cheap, job(1, 1, 7)).ok().unwrap(),
+                queue.enter(Lane::Cheap, job(2, 3, 7)).ok().unwrap(),
+                queue.enter(Lane::Costly, job(3, 9, 7)).ok().unwrap(),
+            ];
+            places.extend(others.then(|| queue.enter(Lane::Cheap, job(4, 1, 8)).ok().unwrap()));
+            let order: Vec<u64> = std::iter::from_fn(|| take(&queue)).collect();
+            assert_eq!(order, if others { vec![1, 4, 3, 2] } else { vec![3, 2, 1] });
+        }
     }
 
     #[test]

@@ -180,7 +180,8 @@ fn serve(socket: BorrowedFd<'_>, space: AddressSpace, keep_below: u64) -> io::Re
         drop(descriptors);
         let broken = matches!(answer, Answer::Panicked { .. });
         kept = kept.max(job.memory_bytes);
-        if kept > keep_below && held.is_none() {
+        if kept > keep_below {
+            held = None;
             trim();
             kept = 0;
         }
@@ -203,17 +204,17 @@ fn contain(work: impl FnOnce() -> Result<Answer, Answer>) -> Answer {
     }
 }
 
-/// A decoded source that the next job may want too.
+/// A decoded source: those who ask for one size of a picture soon ask for another.
 type Held = Option<(DecodeKey, Shareable)>;
 
 /// One job. `Err` is an answer too: the first thing that went wrong.
 fn work(job: &Job, descriptors: &[OwnedFd], held: &mut Held) -> Result<Answer, Answer> {
-    // Whatever happens, nothing is held on to but what this job says is worth it.
+    // Whatever happens, nothing is held on to but what this job decodes.
     let held_before = held.take();
-    if let (Task::Render { plan }, Some(decode)) = (&job.task, &job.decode) {
-        let held_before = held_before.filter(|(key, _)| *key == decode.key);
+    if let (Task::Render { plan }, Some(decode)) = (&job.task, job.decode) {
+        let held_before = held_before.filter(|(key, _)| *key == decode);
         if let Some((rendered, decoded)) = render_shareable(job, plan, descriptors, held_before)? {
-            *held = decode.keep.then_some((decode.key, decoded));
+            *held = Some((decode, decoded));
             return write_rendered(&rendered, descriptors);
         }
     }

@@ -4,52 +4,75 @@ and beside the floor of X-Accel (nginx in front of an upstream that does nothing
 All of a peer's servers share one core, wrk has the other; one nginx worker each; the same files for all.
 """
 
-import contextlib
 import http.client
 import json
 import os
 import pathlib
 import re
-import shutil
-import signal
 import socket
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
 
-from rounds import cpu_seconds, pinned, progress, ratios, spread, table
+from rounds import alone, cpu_seconds, pinned, progress, ratios, spread, table
+from service import Meanwhile, Service, free_port, run, scratch, start_nginx, verdict, whole
 
 FILES = 1000
 CONNECTIONS = 32
 SPEC = "width-480|jpegquality-80"
 LUA = pathlib.Path(__file__).with_name("cycle.lua")
+STATIC, FLOOR, FLOOR_AS_OURS = "nginx static, open_file_cache", "floor", "floor with our config and headers"
+CHECK, ASSUME, VERDICT = "sendimage", 'sendimage, existence = "assume"', 'sendimage, mode = "auth_request"'
+# What our answer to nginx says beside the file's name; the floor with our headers says the same.
+NOT_COPIED = {"x-accel-redirect", "content-length", "content-type", "date", "connection", "server"}
 
 
-def measure(options, sendimage):
-    with tempfile.TemporaryDirectory(prefix="sendimage-bench-") as directory, contextlib.ExitStack() as running:
-        directory = pathlib.Path(directory)
-        directory.chmod(0o755)
+def measure(options):
+    with scratch() as (directory, running):
+        check = Service(directory / "sendimage", options.sendimage, core=0)
+        names = photos(check)
+        check.start(running)
+        progress(f"rendering {FILES} images")
+        with alone(options):
+            ours = {CHECK: peer(check, [check.sign(name, SPEC) for name in names])}
+        files = stored(check.store)
+        notes = []
+        for title, config in [(ASSUME, '[store]\nexistence = "assume"\n'), (VERDICT, '[offload]\nmode = "auth_request"\n')]:
+            # Its own gate and nginx, but the same files: they are rendered once.
+            service = Service(directory / re.sub(r"\W+", "-", title), options.sendimage, config, 0, check.media, check.store)
+            refusal = service.refusal()
+            if refusal:
+                notes.append(f"Not measured: {title} ({refusal.rsplit(': ', 1)[-1]}).")
+                continue
+            service.start(running)
+            ours[title] = peer(service, [service.sign(name, SPEC) for name in names])
+        if stored(check.store) != files:
+            sys.exit("the services do not share their renditions")
+        peers = {
+            STATIC: start_static(running, directory, check.store, files),
+            FLOOR: start_floor(running, directory, check.store, files),
+            FLOOR_AS_OURS: start_floor(running, directory, check.store, files, check, names),
+            **ours,
+        }
+        sizes = [(check.store / name).stat().st_size for name in files]
+        results, others = in_rounds(options, peers)
+        return report(results, sizes, options, [str(others), *notes])
+
+
+def floor(options):
+    """nginx alone and the floor, without sendimage."""
+    with scratch() as (directory, running):
         store = directory / "renditions"
         store.mkdir()
-        peers = {}
-        if sendimage:
-            peers["nginx + sendimage"] = start_sendimage(running, directory, store, sendimage)
-        else:
-            for number in range(FILES):
-                (store / f"{number:04}.jpg").write_bytes(os.urandom(30_000))
-        files = sorted(str(path.relative_to(store)) for path in store.rglob("*.jpg"))
-        if len(files) != FILES:
-            sys.exit(f"{len(files)} files in the store, not {FILES}")
+        files = [f"{number:04}.jpg" for number in range(FILES)]
+        for name in files:
+            (store / name).write_bytes(os.urandom(30_000))
         peers = {
-            "nginx static, open_file_cache": start_static(running, directory, store, files),
-            "floor: nginx + an upstream that names the file": start_floor(running, directory, store, files),
-            **peers,
+            STATIC: start_static(running, directory, store, files),
+            FLOOR: start_floor(running, directory, store, files),
         }
-        sizes = [(store / name).stat().st_size for name in files]
-        results = in_rounds(options, peers)
-        return report(results, list(peers), sizes, options)
+        results, others = in_rounds(options, peers)
+        return report(results, [30_000] * FILES, options, [str(others)])
 
 
 class Peer:
@@ -67,7 +90,28 @@ class Peer:
             body = answer.read()
             if answer.status != 200 or len(body) < 1000:
                 sys.exit(f"{path}: {answer.status}, {len(body)} bytes")
+        connection.close()
         return self
+
+
+def photos(service):
+    first = service.home / "photo.jpg"
+    run([service.sendimage, "sample-photo", first, "--size", "800x600"])
+    names = [service.another(first) for _ in range(FILES)]
+    service.check_signature(names[0], SPEC)
+    return names
+
+
+def peer(service, paths):
+    processes = {"nginx": service.nginx, "sendimage": service.process}
+    return Peer(service.port, paths_file(service.home, "sendimage", paths), processes).check()
+
+
+def stored(store):
+    files = sorted(str(path.relative_to(store)) for path in store.rglob("*.jpg"))
+    if len(files) != FILES:
+        sys.exit(f"{len(files)} files in the store, not {FILES}")
+    return files
 
 
 def start_static(running, directory, store, files):
@@ -85,24 +129,57 @@ def start_static(running, directory, store, files):
             tcp_nopush on;
         }}
     }}""")
-    nginx = start_nginx(running, home, conf, port)
+    nginx = start_nginx(running, home, conf, port, 0)
     return Peer(port, paths_file(directory, "static", [f"/images/{name}" for name in files]), {"nginx": nginx}).check()
 
 
-def start_floor(running, directory, store, files):
-    """The config of the front is ours in all that costs something; the upstream answers from nginx's own memory."""
-    port, back_socket = free_port(), directory / "floor.sock"
-    back_home, home = directory / "floor-back", directory / "floor"
+def start_floor(running, directory, store, files, like=None, names=()):
+    """The upstream answers from nginx's own memory. Like a service: behind the config that is printed for it, with the
+    headers that it answers with. Otherwise with the least that X-Accel needs in front, and the file's name alone.
+    """
+    name = "floor-like" if like else "floor"
+    back_home, home = directory / f"{name}-back", directory / name
+    home.mkdir()
+    if like:
+        front = Service(home, like.sendimage, core=0, media=like.media, store=store)
+        port, back_socket = front.port, front.gate
+        conf = front.nginx_conf(f"127.0.0.1:{port}", home)
+        said = "\n".join(f'add_header {key} "{value.translate(ESCAPES)}";' for key, value in headers(like, names[0]))
+    else:
+        port, back_socket, said = free_port(), directory / "floor.sock", ""
+        conf = lean(home, port, back_socket, store)
     back = start_nginx(running, back_home, whole(back_home, f"""
     server {{
         listen unix:{back_socket};
         location ~ ^/images/(?<name>.*)$ {{
             default_type image/jpeg;
             add_header X-Accel-Redirect /_renditions/$name;
+            {said}
             return 200 "";
         }}
-    }}"""), back_socket)
-    front = start_nginx(running, home, whole(home, f"""
+    }}"""), back_socket, 0)
+    front = start_nginx(running, home, conf, port, 0)
+    paths = paths_file(directory, name, [f"/images/{name}" for name in files])
+    return Peer(port, paths, {"nginx": front, "upstream": back}).check()
+
+
+ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "$": ""})
+
+
+def headers(service, name):
+    """What sendimage says to nginx of a hit, beside the name of the file."""
+    with socket.socket(socket.AF_UNIX) as gate:
+        gate.connect(str(service.gate))
+        gate.sendall(f"GET {service.sign(name, SPEC)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        answer = gate.recv(65536).decode()
+    for line in answer.splitlines()[1:]:
+        key, _, value = line.partition(": ")
+        if key and key.lower() not in NOT_COPIED:
+            yield key, value
+
+
+def lean(home, port, back_socket, store):
+    return whole(home, f"""
     upstream gate {{
         server unix:{back_socket};
         keepalive 256;
@@ -125,109 +202,7 @@ def start_floor(running, directory, store, files):
             sendfile on;
             tcp_nopush on;
         }}
-    }}"""), port)
-    paths = paths_file(directory, "floor", [f"/images/{name}" for name in files])
-    return Peer(port, paths, {"nginx": front, "upstream": back}).check()
-
-
-def start_sendimage(running, directory, store, sendimage):
-    """As an operator runs it: a unix socket, and the config that `nginx-conf` prints (one worker, no access log)."""
-    port, ops_port = free_port(), free_port()
-    media, home, gate = directory / "media", directory / "nginx", directory / "gate.sock"
-    media.mkdir()
-    home.mkdir()
-    config = directory / "sendimage.toml"
-    key = subprocess.run([sendimage, "keygen"], check=True, capture_output=True, text=True).stdout.strip()
-    config.write_text(f"""
-[server]
-listen = "unix:{gate}"
-ops_listen = "127.0.0.1:{ops_port}"
-public_url = "http://127.0.0.1:{port}"
-[signing]
-secret = "{key}"
-[sources.media]
-kind = "fs"
-root = "{media}"
-[store]
-root = "{store}"
-""")
-    subprocess.run([sendimage, "sample-photo", media / "0000.jpg", "--size", "800x600"], check=True)
-    names = [f"{number:04}.jpg" for number in range(FILES)]
-    for name in names[1:]:
-        shutil.copyfile(media / names[0], media / name)
-    progress(f"signing {FILES} URLs")
-    paths = [
-        subprocess.run([sendimage, "sign", "-c", config, f"media/{name}", SPEC], check=True, capture_output=True, text=True)
-        .stdout.strip()
-        .removeprefix(f"http://127.0.0.1:{port}")
-        for name in names
-    ]
-    command = [sendimage, "nginx-conf", "-c", config, "--whole", "--listen", f"127.0.0.1:{port}", "--directory", home]
-    conf = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    conf = conf.replace("worker_processes auto;", "worker_processes 1;")
-    conf = re.sub(r"access_log .*;", "access_log off;", conf)
-    if os.geteuid() == 0:
-        conf = "user root;\n" + conf
-    log = open(directory / "sendimage.log", "w", encoding="utf-8")
-    service = subprocess.Popen(pinned(0, [sendimage, "serve", "-c", config]), stderr=log, stdout=log)
-    running.callback(stop, service)
-    wait_for(service, gate, directory / "sendimage.log")
-    nginx = start_nginx(running, home, conf, port)
-    progress(f"rendering {FILES} images")
-    return Peer(port, paths_file(directory, "sendimage", paths), {"nginx": nginx, "sendimage": service}).check()
-
-
-def whole(home, http):
-    user = "user root;\n" if os.geteuid() == 0 else ""
-    home.mkdir(exist_ok=True)
-    temporary = "".join(f"    {kind}_temp_path {home}/{kind};\n" for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"])
-    return f"""{user}worker_processes 1;
-pid {home}/nginx.pid;
-error_log {home}/error.log warn;
-events {{ worker_connections 4096; }}
-http {{
-    access_log off;
-{temporary}{http}
-}}
-"""
-
-
-def start_nginx(running, home, conf, address):
-    file = home / "nginx.conf"
-    file.write_text(conf)
-    log = open(home / "stderr.log", "w", encoding="utf-8")
-    command = ["nginx", "-e", "stderr", "-p", home, "-c", file, "-g", "daemon off;"]
-    process = subprocess.Popen(pinned(0, command), stderr=log)
-    running.callback(stop, process)
-    wait_for(process, address, home / "stderr.log")
-    return process
-
-
-def stop(process):
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def wait_for(process, address, log):
-    family, target = (socket.AF_INET, ("127.0.0.1", address)) if isinstance(address, int) else (socket.AF_UNIX, str(address))
-    for _ in range(200):
-        with socket.socket(family) as probe:
-            if probe.connect_ex(target) == 0:
-                return
-        if process.poll() is not None:
-            break
-        time.sleep(0.05)
-    sys.exit(f"{' '.join(map(str, process.args))} does not come up:\n{log.read_text()}")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    }}""")
 
 
 def paths_file(directory, name, paths):
@@ -238,14 +213,16 @@ def paths_file(directory, name, paths):
 
 def in_rounds(options, peers):
     results = {name: [] for name in peers}
+    others = Meanwhile(*{process for peer in peers.values() for process in peer.processes.values()})
     names = list(peers)
     for number in range(options.rounds):
         progress(f"hit: round {number + 1} of {options.rounds}")
         # Who goes first changes from round to round.
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            load(peers[name], 1)
-            results[name].append(load(peers[name], options.seconds))
-    return results
+        with alone(options), others:
+            for name in names[number % len(names) :] + names[: number % len(names)]:
+                load(peers[name], 1)
+                results[name].append(load(peers[name], options.seconds))
+    return results, others
 
 
 def load(peer, seconds):
@@ -267,28 +244,51 @@ def load(peer, seconds):
     return result
 
 
-def report(results, names, sizes, options):
-    static, floor = ([round["per_second"] for round in results[name]] for name in names[:2])
+def report(results, sizes, options, notes):
+    floors = [name for name in [FLOOR, FLOOR_AS_OURS] if name in results]
+    series = lambda name, key: [round[key] for round in results[name]]  # noqa: E731
+    cpu = lambda name, process: [round["cpu_us"][process] for round in results[name]]  # noqa: E731
     rows = []
-    for name in names:
-        rounds = results[name]
-        per_second = [round["per_second"] for round in rounds]
-        median = lambda key: statistics.median(round[key] for round in rounds)  # noqa: E731
-        cpu = " + ".join(
-            f"{statistics.median(round['cpu_us'][process] for round in rounds):.1f} {process}" for process in rounds[0]["cpu_us"]
-        )
-        rows.append([
+    for name in results:
+        per_second = series(name, "per_second")
+        behind = [process for process in results[name][0]["cpu_us"] if process != "nginx"]
+        row = [
             name,
             f"{statistics.median(per_second):,.0f}",
-            spread(ratios(per_second, static)),
-            spread(ratios(per_second, floor)),
-            f"{median('p50_us') / 1000:.2f}",
-            f"{median('p99_us') / 1000:.2f}",
-            cpu,
-        ])
+            *(best(per_second, series(base, "per_second")) for base in [STATIC, *floors]),
+            f"{statistics.median(series(name, 'p50_us')) / 1000:.2f}",
+            f"{statistics.median(series(name, 'p99_us')) / 1000:.2f}",
+            spread(ratios(series(name, "p99_us"), series(FLOOR, "p99_us"))),
+            " + ".join(f"{statistics.median(cpu(name, process)):.1f}" for process in results[name][0]["cpu_us"]),
+            "-".join(spread(ratios(cpu(name, process), cpu(FLOOR, "upstream"))) for process in behind) or "-",
+        ]
+        rows.append(row)
     text = (
         f"## A stored rendition ({len(sizes):,} files of {statistics.mean(sizes) / 1000:.0f} KB, {CONNECTIONS} connections, "
         f"{options.seconds} s a turn, servers on one core)\n\n"
     )
-    head = ["", "requests/s", "of static", "of the floor", "p50 ms", "p99 ms", "CPU us a request"]
-    return text + table(head, rows)
+    head = ["", "requests/s", "of static", *(f"of the {name}" for name in floors), "p50 ms", "p99 ms", "p99, of the floor's"]
+    head += ["CPU us a request: nginx + behind it", "CPU behind nginx, of the floor's"]
+    text += table(head, rows) + "\n" + "".join(f"{note}\n" for note in notes)
+    return text + "\n" + "".join(targets(results, series, cpu))
+
+
+def best(ours, theirs):
+    """As `spread`, and the best of one side beside the best of the other."""
+    return f"{spread(ratios(ours, theirs))}, best {max(ours) / max(theirs):.2f}"
+
+
+def targets(results, series, cpu):
+    """What was aimed at, and whether it was met, by the median of the rounds."""
+    behind = lambda name: (cpu(name, "sendimage"), cpu(FLOOR, "upstream"))  # noqa: E731
+    slowest = lambda name: (series(name, "p99_us"), series(FLOOR, "p99_us"))  # noqa: E731
+    static = lambda name: (series(name, "per_second"), series(STATIC, "per_second"))  # noqa: E731
+    aims = [
+        (CHECK, "CPU behind nginx, of the floor's", behind, {"most": 1.3}),
+        (ASSUME, "CPU behind nginx, of the floor's", behind, {"most": 1.2}),
+        (CHECK, "p99, of the floor's", slowest, {"most": 1.5}),
+        (VERDICT, "requests/s, of static", static, {"least": 0.75}),
+    ]
+    for name, text, sides, bound in aims:
+        if name in results:
+            yield verdict(f"{name}: {text}", statistics.median(ratios(*sides(name))), **bound)

@@ -1,5 +1,7 @@
 """What both benches share: cores, processes seen through /proc, medians, tables."""
 
+import contextlib
+import fcntl
 import os
 import statistics
 import subprocess
@@ -11,6 +13,44 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 def progress(text):
     print(f"==> {text}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def alone(options):
+    """Holds the lock of --lock, if there is one, so that nobody who asks for it too disturbs what is timed."""
+    if not options.lock:
+        yield
+        return
+    with open(options.lock, "a", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+class Others:
+    """How much of all cores others took meanwhile: what ran, less what our children, all waited for, ran."""
+
+    def __init__(self):
+        self.taken = self.whole = 0
+
+    def __enter__(self):
+        self.before = self.now()
+
+    def __exit__(self, *_):
+        taken, whole = (after - before for after, before in zip(self.now(), self.before))
+        self.taken, self.whole = self.taken + taken, self.whole + whole
+
+    @staticmethod
+    def now():
+        with open("/proc/stat", encoding="ascii") as stat:
+            user, nice, system, idle, iowait, irq, softirq, steal = map(int, stat.readline().split()[1:9])
+        ours = os.times()
+        busy = (user + nice + system + irq + softirq + steal) / TICK - sum(ours[:4])
+        return busy, time.monotonic() * os.cpu_count()
+
+    def __str__(self):
+        percent = max(0, 100 * self.taken / self.whole)
+        doubt = ": measure again when it is quiet." if percent > 10 else "."
+        return f"Others took {percent:.0f} % of the machine meanwhile{doubt}"
 
 
 def pinned(core, command):
