@@ -26,6 +26,7 @@ use crate::{
         plan::{Defaults, MAX_WATERMARK_PIXELS},
     },
     renditions::{Parts, Renditions},
+    solved::Solved,
     source::{FsSource, Source},
     store::{FsStore, Store},
     workers::{MarkError, Marks, Pool, PoolConfig, SandboxReport, StartError},
@@ -45,10 +46,13 @@ pub struct App {
     pub sources: BTreeMap<String, Arc<dyn Source>>,
     /// The store, for `check`, readiness and the sweep.
     pub store: Arc<dyn Store>,
+    /// Requests answered before.
+    pub solved: Solved,
     config: Config,
     pool: Arc<Pool>,
     marks: Arc<Marks>,
     offloads: HashMap<Arc<str>, Offload>,
+    gives_verdicts: bool,
     key_uses: HashMap<Arc<str>, Counter>,
     draining: AtomicBool,
 }
@@ -140,9 +144,10 @@ impl App {
             svg_sources,
             marks: marks.clone(),
             deadline: Duration::from_secs_f64(config.render.deadline_seconds),
+            trust: config.store.trust(),
             metrics: metrics.clone(),
         });
-        let offloads = config
+        let offloads: HashMap<Arc<str>, Offload> = config
             .effective_routes()
             .into_iter()
             .map(|(name, route)| {
@@ -158,9 +163,11 @@ impl App {
             metrics,
             sources,
             store,
+            solved: Solved::default(),
             config: config.clone(),
             pool,
             marks,
+            gives_verdicts: offloads.values().any(|offload| offload.verdicts().is_some()),
             offloads,
             key_uses,
             draining: AtomicBool::new(false),
@@ -173,13 +180,18 @@ impl App {
         self.offloads.get(route).unwrap_or_else(|| unreachable!("every route has an offload backend"))
     }
 
+    /// Whether any route's nginx asks for verdicts.
+    pub fn gives_verdicts(&self) -> bool {
+        self.gives_verdicts
+    }
+
     /// For how long a browser may keep what `format-auto` serves until something better is ready.
     pub fn interim_max_age(&self) -> Duration {
         Duration::from_secs(self.config.cache.interim_max_age_seconds)
     }
 
     /// Counts the key that verified a request.
-    pub fn count_key_use(&self, verified: &VerifiedRequest) {
+    pub fn count_key_use(&self, verified: &VerifiedRequest<'_>) {
         if let Some(counter) = self.key_uses.get(verified.key_id()) {
             counter.inc();
         }

@@ -12,7 +12,8 @@
 //! 4. [`spec`] parses the filter spec; [`render::plan`] solves it as numbers, with what a worker's probe found in the
 //!    source's header.
 //! 5. [`model::RenditionKey`] names the rendition after everything that decides its bytes.
-//! 6. [`renditions`] asks the [`store`]; a hit ends here. A miss joins the single flight for its key: a render [`workers`]
+//! 6. [`renditions`] asks the [`store`]; a hit ends here (and the next one like it finds steps 3 to 5 and its answer in
+//!    [`solved`]). A miss joins the single flight for its key: a render [`workers`]
 //!    process decodes, resamples and encodes, and the store publishes the file.
 //! 7. [`offload`] writes the answer. `X-Accel-Redirect` is set in one function, out of reach for every failure.
 //!
@@ -31,6 +32,7 @@
 //! | [`render`] | bytes and a plan to bytes; runs in a worker |
 //! | [`workers`] | the render workers: child processes, locked in |
 //! | [`renditions`] | make sure a rendition exists |
+//! | [`solved`] | hits answered before, and their answers |
 //! | [`app`] | the composition root |
 //! | [`http`] | connections, requests, statuses |
 //! | [`nginx`] | the nginx config that fits ours |
@@ -61,6 +63,8 @@ pub mod render;
 pub mod renditions;
 #[forbid(unsafe_code)]
 pub mod sample;
+#[forbid(unsafe_code)]
+pub mod solved;
 #[forbid(unsafe_code)]
 pub mod source;
 #[forbid(unsafe_code)]

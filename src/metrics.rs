@@ -2,11 +2,19 @@
 //!
 //! No label ever holds an image id, a filter spec or a host: the number of series is fixed by the code and the config.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{
+    fmt::{self, Write as _},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet, text::encode},
     metrics::{
+        MetricType,
         counter::Counter,
         family::Family,
         gauge::Gauge,
@@ -104,12 +112,50 @@ label!(
     OutcomeLabel { outcome }
 );
 
+/// The time of requests. Every hit is counted here, and the library's histogram would make them take turns at a lock.
+#[derive(Clone, Debug, Default)]
+struct RequestSeconds(Arc<RequestCounts>);
+
+#[derive(Debug, Default)]
+struct RequestCounts {
+    sum_ns: AtomicU64,
+    /// One for each bucket, and one for what is beyond the last.
+    buckets: [AtomicU64; RequestSeconds::BUCKETS + 1],
+}
+
+impl RequestSeconds {
+    /// 50 microseconds, doubled until 26 seconds.
+    const BUCKETS: usize = 20;
+    const FIRST_NS: u64 = 50_000;
+
+    fn observe(&self, duration: Duration) {
+        let ns = duration.as_nanos() as u64;
+        // The number of times that the first bound must be doubled: the bounds belong to their buckets.
+        let bucket = (ns.saturating_sub(1) / Self::FIRST_NS).checked_ilog2().map_or(0, |log| log as usize + 1);
+        self.0.buckets[bucket.min(Self::BUCKETS)].fetch_add(1, Relaxed);
+        self.0.sum_ns.fetch_add(ns, Relaxed);
+    }
+}
+
+impl EncodeMetric for RequestSeconds {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let bounds = (0..Self::BUCKETS).map(|bucket| (Self::FIRST_NS << bucket) as f64 / 1e9).chain([f64::INFINITY]);
+        let buckets: Vec<_> = bounds.zip(self.0.buckets.iter().map(|count| count.load(Relaxed))).collect();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        encoder.encode_histogram::<NoLabelSet>(self.0.sum_ns.load(Relaxed) as f64 / 1e9, count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
 /// All metrics. Cheap to share; every field may be touched from any thread.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     requests: [Counter; Outcome::ALL.len()],
-    request_seconds: Histogram,
+    request_seconds: RequestSeconds,
     /// `sendimage_renders_total{outcome,format}`: renders by how they ended.
     pub renders: Family<RenderLabels, Counter>,
     render_seconds: Family<StageLabel, Histogram, fn() -> Histogram>,
@@ -138,8 +184,7 @@ impl Metrics {
         // The hit path must not look a label up: each outcome's counter is taken out of the family once.
         let requests = Outcome::ALL
             .map(|outcome| by_outcome.get_or_create_owned(&OutcomeLabel { outcome: outcome.name().into() }));
-        // 50 microseconds to 26 seconds.
-        let request_seconds = Histogram::new(exponential_buckets(0.000_05, 2.0, 20));
+        let request_seconds = RequestSeconds::default();
         let renders = Family::default();
         let render_seconds: Family<StageLabel, Histogram, fn() -> Histogram> =
             Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.000_5, 2.0, 16)));
@@ -203,7 +248,7 @@ impl Metrics {
     /// Counts one answered request.
     pub fn request(&self, outcome: Outcome, duration: Duration) {
         self.requests[outcome as usize].inc();
-        self.request_seconds.observe(duration.as_secs_f64());
+        self.request_seconds.observe(duration);
     }
 
     /// Notes how long a stage of a render took.
@@ -250,6 +295,28 @@ impl Default for Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn request_times_fall_in_the_buckets_that_the_library_would_choose() {
+        let library = Histogram::new(exponential_buckets(0.000_05, 2.0, RequestSeconds::BUCKETS as u16));
+        let ours = RequestSeconds::default();
+        for ns in [0, 1, 49_999, 50_000, 50_001, 100_000, 100_001, 1_000_000, 26_214_400_000, 26_214_400_001, 1 << 40] {
+            library.observe(Duration::from_nanos(ns).as_secs_f64());
+            ours.observe(Duration::from_nanos(ns));
+        }
+        fn text(metric: impl prometheus_client::registry::Metric) -> String {
+            let mut registry = Registry::default();
+            registry.register("x", "x", metric);
+            let mut text = String::new();
+            encode(&mut text, &registry).expect("a string takes it");
+            text
+        }
+        let (ours, library) = (text(ours), text(library));
+        // The sums are floats, added up in another order.
+        let counts =
+            |text: &str| text.lines().filter(|line| !line.contains("sum")).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(counts(&ours), counts(&library));
+    }
 
     #[test]
     fn names_and_labels_are_the_public_ones() {

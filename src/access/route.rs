@@ -77,13 +77,14 @@ impl RouteTable {
     /// # Errors
     /// [`UrlError::NoRoute`], or what is malformed.
     pub fn resolve<'a>(&self, path: &'a str, query: Option<&'a str>) -> Result<(&Route, SignedUrl<'a>), UrlError> {
-        SignedUrl::check_path(path)?;
-        let (route, rest) = self
-            .routes
-            .iter()
-            .find_map(|route| Some((route, path.strip_prefix(route.prefix.as_str())?)))
-            .ok_or(UrlError::NoRoute)?;
-        Ok((route, SignedUrl::split(rest, query)?))
+        let found = self.routes.iter().find_map(|route| Some((route, path.strip_prefix(route.prefix.as_str())?)));
+        let resolved = match found {
+            Some((route, rest)) => SignedUrl::split(rest, query).map(|url| (route, url)),
+            None => Err(UrlError::NoRoute),
+        };
+        // What splits is well-formed in every segment, and so are the routes' prefixes. Only what does not is looked at
+        // again: a malformed path is that on every route and on none.
+        resolved.or_else(|error| SignedUrl::check_path(path).and(Err(error)))
     }
 
     /// All routes, longest prefix first.
@@ -101,5 +102,34 @@ impl RouteTable {
     /// The filter spec that a preset stands for.
     pub fn preset(&self, name: &str) -> Option<&str> {
         self.presets.get(name).map(String::as_str)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+    use proptest::prelude::*;
+
+    fn table() -> RouteTable {
+        let mut config = Config::default();
+        config.signing.secret = Some(Secret::new("0123456789abcdef".into()));
+        RouteTable::new(&config).expect("a table")
+    }
+
+    proptest! {
+        /// Malformed paths are told so before anything else, though only those that do not split are looked at as a whole.
+        #[test]
+        fn what_resolves_is_well_formed_as_a_whole(
+            prefix in prop_oneof!["/images/", "/", "/images", ""],
+            rest in "([a-z0-9/.]|%7C|%2[Ff]|%2e|%00|%|é){0,24}",
+        ) {
+            let path = format!("{prefix}{rest}");
+            match (SignedUrl::check_path(&path), table().resolve(&path, None)) {
+                (Err(malformed), found) => prop_assert_eq!(found.err(), Some(malformed)),
+                (Ok(()), Err(error)) => prop_assert!(!matches!(error, UrlError::DotSegment | UrlError::BadEscape)),
+                (Ok(()), Ok(_)) => {}
+            }
+        }
     }
 }

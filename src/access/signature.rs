@@ -58,7 +58,7 @@ impl NativeFields<'_> {
     fn feed(&self, mac: &mut Hmac<Sha256>) {
         let (subject, path) = match self.subject {
             Subject::Id(id) => (id.as_ref(), ""),
-            Subject::Path { source, path } => (source.as_ref(), path.as_str()),
+            Subject::Path { source, path } => (source.as_ref(), path.as_ref()),
         };
         mac.update(b"sendimage-v1\n");
         for field in [subject, self.filter_spec, path, self.expires.unwrap_or(""), self.download.unwrap_or("")] {
@@ -79,9 +79,18 @@ impl NativeMac {
 
     /// The one text that is a signature of these fields under this key.
     pub fn sign(&self, fields: &NativeFields<'_>) -> String {
+        URL_SAFE_NO_PAD.encode(self.digest(fields))
+    }
+
+    /// Whether a text is the signature of these fields under this key.
+    pub fn verifies(&self, fields: &NativeFields<'_>, given: &str) -> bool {
+        equal::<_, { Scheme::NATIVE_LENGTH }>(&URL_SAFE_NO_PAD, &self.digest(fields), given)
+    }
+
+    fn digest(&self, fields: &NativeFields<'_>) -> [u8; 32] {
         let mut mac = self.0.clone();
         fields.feed(&mut mac);
-        URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
+        mac.finalize().into_bytes().into()
     }
 }
 
@@ -96,11 +105,20 @@ impl WagtailMac {
 
     /// The one text that is a signature of this id, as written, and this spec.
     pub fn sign(&self, id: &str, filter_spec: &str) -> String {
+        URL_SAFE.encode(self.digest(id, filter_spec))
+    }
+
+    /// Whether a text is the signature of this id, as written, and this spec.
+    pub fn verifies(&self, id: &str, filter_spec: &str, given: &str) -> bool {
+        equal::<_, { Scheme::WAGTAIL_LENGTH }>(&URL_SAFE, &self.digest(id, filter_spec), given)
+    }
+
+    fn digest(&self, id: &str, filter_spec: &str) -> [u8; 20] {
         let mut mac = self.0.clone();
         for part in [id, "/", filter_spec, "/"] {
             mac.update(part.as_bytes());
         }
-        URL_SAFE.encode(mac.finalize().into_bytes())
+        mac.finalize().into_bytes().into()
     }
 }
 
@@ -110,6 +128,9 @@ fn new_mac<M: hmac::KeyInit>(key: &[u8]) -> M {
 }
 
 /// Compares texts, not decoded bytes: base64 of 20 or 32 bytes leaves spare bits, and only the canonical spelling passes.
-pub(super) fn equal(expected: &str, given: &str) -> bool {
-    expected.as_bytes().ct_eq(given.as_bytes()).into()
+/// `LENGTH` is that of the text of such a digest.
+fn equal<E: base64::Engine, const LENGTH: usize>(engine: &E, digest: &[u8], given: &str) -> bool {
+    let mut expected = [0; LENGTH];
+    let whole = engine.encode_slice(digest, &mut expected) == Ok(LENGTH);
+    whole & bool::from(expected.ct_eq(given.as_bytes()))
 }

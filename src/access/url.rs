@@ -74,7 +74,7 @@ pub enum UrlError {
 }
 
 /// What a URL is about, as its text has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Subject<'a> {
     /// Digits: an image id. The text is what is signed, so `007` and `7` have signatures of their own.
     Id(Cow<'a, str>),
@@ -83,8 +83,19 @@ pub enum Subject<'a> {
         /// The source's name.
         source: Cow<'a, str>,
         /// The path, its segments joined by slashes.
-        path: String,
+        path: Cow<'a, str>,
     },
+}
+
+impl Subject<'_> {
+    /// The same, of its own.
+    pub fn into_owned(self) -> Subject<'static> {
+        let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        match self {
+            Self::Id(id) => Subject::Id(owned(id)),
+            Self::Path { source, path } => Subject::Path { source: owned(source), path: owned(path) },
+        }
+    }
 }
 
 /// A target in its decoded parts. None of them is trusted yet.
@@ -121,17 +132,15 @@ impl<'a> SignedUrl<'a> {
     /// # Errors
     /// [`UrlError::NoRoute`] when the number of segments fits no route; otherwise what is malformed.
     pub fn split(rest: &'a str, query: Option<&'a str>) -> Result<Self, UrlError> {
-        let segments: Vec<&str> = rest.split('/').collect();
-        let [signature, subject, filter_spec, path @ ..] = segments.as_slice() else {
-            return Err(UrlError::NoRoute);
-        };
-        let subject = decode_segment(subject)?;
+        let mut segments = rest.splitn(4, '/');
+        let mut next = || segments.next().ok_or(UrlError::NoRoute);
+        let (signature, subject, filter_spec, path) = (next()?, decode_segment(next()?)?, next()?, next()?);
         let is_id = !subject.is_empty() && subject.bytes().all(|b| b.is_ascii_digit());
         let subject = match (is_id, path) {
-            (_, []) | (true, [_, _, ..]) => return Err(UrlError::NoRoute),
+            (true, path) if path.contains('/') => return Err(UrlError::NoRoute),
             // The file name is decoration: neither signed nor checked, and it may be empty.
-            (true, [""]) => Subject::Id(subject),
-            (true, [filename]) => {
+            (true, "") => Subject::Id(subject),
+            (true, filename) => {
                 decode_segment(filename)?;
                 Subject::Id(subject)
             }
@@ -188,15 +197,10 @@ impl<'a> Query<'a> {
     }
 }
 
-fn decode_path(segments: &[&str]) -> Result<String, UrlError> {
-    let mut path = String::new();
-    for segment in segments {
-        if !path.is_empty() {
-            path.push('/');
-        }
-        path.push_str(&decode_segment(segment)?);
-    }
-    Ok(path)
+/// Decodes the segments of a path. The slashes between them are not encoded, so the text is what the whole decodes to.
+fn decode_path(raw: &str) -> Result<Cow<'_, str>, UrlError> {
+    raw.split('/').try_for_each(|segment| decode_segment(segment).map(drop))?;
+    decode(raw)
 }
 
 /// Decodes one path segment: not empty, no dot segment, no slash.
@@ -212,6 +216,10 @@ fn decode_segment(raw: &str) -> Result<Cow<'_, str>, UrlError> {
 
 /// Percent-decodes once: UTF-8 without control characters. A plus is a plus.
 fn decode(raw: &str) -> Result<Cow<'_, str>, UrlError> {
+    // Nearly every segment there is.
+    if raw.bytes().all(|b| matches!(b, b' '..=b'~') && b != b'%') {
+        return Ok(Cow::Borrowed(raw));
+    }
     let mut rest = raw.as_bytes();
     while let Some(at) = rest.iter().position(|&b| b == b'%') {
         match rest.get(at + 1..at + 3) {
@@ -388,7 +396,7 @@ mod tests {
         ) {
             let is_dots = |text: &str| text == "." || text == "..";
             prop_assume!(!path.iter().any(|part| is_dots(part)) && !is_dots(&filter_spec));
-            let subject = Subject::Path { source: source.into(), path: path.join("/") };
+            let subject = Subject::Path { source: source.into(), path: path.join("/").into() };
             let parts = UrlParts {
                 prefix: "/images/", signature: "SIG=", subject: &subject, filter_spec: &filter_spec, filename: "",
                 expires, download: download.as_deref(),

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::{
     route::{Route, RouteTable},
-    signature::{self, NativeFields, Scheme},
+    signature::{NativeFields, Scheme},
     url::{SignedUrl, Subject, UrlError, UrlParts},
 };
 use crate::{
@@ -36,44 +36,59 @@ pub enum ImageRef {
     Nothing,
 }
 
-/// Proof that the signature and the expiry were checked. Its fields are private, it has no `Default` and no
-/// `Deserialize`: [`Verifier::verify`] is the only way to get one.
-#[derive(Clone, Debug)]
-pub struct VerifiedRequest {
-    image: ImageRef,
-    filter_spec: String,
-    preset: Option<String>,
-    route: Arc<str>,
-    key_id: Arc<str>,
-    scheme: Scheme,
-    download: Option<String>,
-    max_age: Duration,
+impl ImageRef {
+    /// The id, if it is one.
+    pub fn id(&self) -> Option<ImageId> {
+        match self {
+            Self::Id(id) => Some(*id),
+            Self::Path(_) | Self::Nothing => None,
+        }
+    }
 }
 
-impl VerifiedRequest {
+/// Proof that the signature and the expiry were checked. Its fields are private, it has no `Default` and no
+/// `Deserialize`: [`Verifier::verify`] is the only way to get one. It borrows what the request and the config hold anyhow.
+#[derive(Clone, Copy, Debug)]
+pub struct VerifiedRequest<'a> {
+    url: &'a SignedUrl<'a>,
+    route: &'a Route,
+    key_id: &'a Arc<str>,
+    scheme: Scheme,
+    /// What the preset stands for that the URL names.
+    preset: Option<&'a str>,
+    /// How much of the link's life is left.
+    left: Option<Duration>,
+}
+
+impl<'a> VerifiedRequest<'a> {
     /// What the URL refers to.
-    pub fn image(&self) -> &ImageRef {
-        &self.image
+    pub fn image(&self) -> ImageRef {
+        image_ref(&self.url.subject)
+    }
+
+    /// The text of the same: equal texts refer to the same.
+    pub fn subject(&self) -> &'a Subject<'a> {
+        &self.url.subject
     }
 
     /// The filter spec, a preset's name already replaced by what it stands for. Not parsed yet.
-    pub fn filter_spec(&self) -> &str {
-        &self.filter_spec
+    pub fn filter_spec(&self) -> &'a str {
+        self.preset.unwrap_or(&self.url.filter_spec)
     }
 
     /// The preset that the URL named, if any.
-    pub fn preset(&self) -> Option<&str> {
-        self.preset.as_deref()
+    pub fn preset(&self) -> Option<&'a str> {
+        self.preset.is_some().then_some(&self.url.filter_spec)
     }
 
-    /// The name of the route it came in by.
-    pub fn route(&self) -> &Arc<str> {
-        &self.route
+    /// The route it came in by.
+    pub fn route(&self) -> &'a Route {
+        self.route
     }
 
     /// The id of the key that verified it.
-    pub fn key_id(&self) -> &Arc<str> {
-        &self.key_id
+    pub fn key_id(&self) -> &'a Arc<str> {
+        self.key_id
     }
 
     /// The scheme of its signature.
@@ -82,13 +97,22 @@ impl VerifiedRequest {
     }
 
     /// The name of an attachment, where the URL asks for one.
-    pub fn download(&self) -> Option<&str> {
-        self.download.as_deref()
+    pub fn download(&self) -> Option<&'a str> {
+        // A Wagtail signature says nothing about the query.
+        self.url.query.download.as_deref().filter(|_| self.scheme == Scheme::Native)
     }
 
     /// For how long a browser may keep the answer; never beyond the link's own life.
     pub fn max_age(&self) -> Duration {
-        self.max_age
+        let usual = Duration::from_secs(self.route.max_age_seconds);
+        self.left.map_or(usual, |left| left.min(usual))
+    }
+
+    /// For how long an equal request will have an equal answer, its caching included: for ever, or until the link's end is
+    /// nearer than the caching usual.
+    pub fn unchanged_for(&self) -> Duration {
+        let usual = Duration::from_secs(self.route.max_age_seconds);
+        self.left.map_or(Duration::MAX, |left| left.saturating_sub(usual))
     }
 }
 
@@ -160,32 +184,27 @@ impl Verifier {
     ///
     /// # Errors
     /// [`VerifyError::Refused`] for everything that is not proven; [`VerifyError::Query`] once the signature is good.
-    pub fn verify(&self, route: &Route, url: &SignedUrl<'_>, now: SystemTime) -> Result<VerifiedRequest, VerifyError> {
+    pub fn verify<'a>(
+        &'a self,
+        route: &'a Route,
+        url: &'a SignedUrl<'a>,
+        now: SystemTime,
+    ) -> Result<VerifiedRequest<'a>, VerifyError> {
         let scheme = Scheme::of(&url.signature).ok_or(Refusal::SignatureLength)?;
         let key_id = match scheme {
             Scheme::Wagtail => wagtail_key_id(route, url),
             Scheme::Native => native_key_id(route, url),
         };
         let key_id = key_id.ok_or(Refusal::Signature)?;
-        let (download, left) = match scheme {
-            Scheme::Wagtail => (None, None),
+        let left = match scheme {
+            Scheme::Wagtail => None,
             Scheme::Native => native_query(url, now)?,
         };
         let preset = self.table.preset(&url.filter_spec);
         if route.presets_only && preset.is_none() {
             return Err(Refusal::NotAPreset.into());
         }
-        let max_age = Duration::from_secs(route.max_age_seconds);
-        Ok(VerifiedRequest {
-            image: image_ref(&url.subject),
-            filter_spec: preset.unwrap_or(&url.filter_spec).to_owned(),
-            preset: preset.is_some().then(|| url.filter_spec.clone().into_owned()),
-            route: route.name.clone(),
-            key_id,
-            scheme,
-            download,
-            max_age: left.map_or(max_age, |left| left.min(max_age)),
-        })
+        Ok(VerifiedRequest { url, route, key_id, scheme, preset, left })
     }
 
     /// Makes a signed URL's path and query, with the route's first key of the scheme.
@@ -210,7 +229,7 @@ impl Verifier {
 }
 
 /// Every key is tried, whether or not one has fitted already: the time says nothing about which.
-fn native_key_id(route: &Route, url: &SignedUrl<'_>) -> Option<Arc<str>> {
+fn native_key_id<'a>(route: &'a Route, url: &SignedUrl<'_>) -> Option<&'a Arc<str>> {
     let fields = NativeFields {
         subject: &url.subject,
         filter_spec: &url.filter_spec,
@@ -218,36 +237,31 @@ fn native_key_id(route: &Route, url: &SignedUrl<'_>) -> Option<Arc<str>> {
         download: url.query.download.as_deref(),
     };
     route.native_keys.iter().fold(None, |found, key| {
-        let fits = signature::equal(&key.mac.sign(&fields), &url.signature);
-        if fits { Some(key.id().clone()) } else { found }
+        let fits = key.mac.verifies(&fields, &url.signature);
+        if fits { Some(key.id()) } else { found }
     })
 }
 
-fn wagtail_key_id(route: &Route, url: &SignedUrl<'_>) -> Option<Arc<str>> {
+fn wagtail_key_id<'a>(route: &'a Route, url: &SignedUrl<'_>) -> Option<&'a Arc<str>> {
     let Subject::Id(id) = &url.subject else { return None };
     route.wagtail_keys.iter().fold(None, |found, key| {
-        let fits = signature::equal(&key.mac.sign(id, &url.filter_spec), &url.signature);
-        if fits { Some(key.id().clone()) } else { found }
+        let fits = key.mac.verifies(id, &url.filter_spec, &url.signature);
+        if fits { Some(key.id()) } else { found }
     })
 }
 
-/// The signed query of a native URL: the attachment's name, and how much of the link's life is left.
-fn native_query(url: &SignedUrl<'_>, now: SystemTime) -> Result<(Option<String>, Option<Duration>), VerifyError> {
+/// The signed query of a native URL: how much of the link's life is left.
+fn native_query(url: &SignedUrl<'_>, now: SystemTime) -> Result<Option<Duration>, VerifyError> {
     if let Some(problem) = url.query.problem {
         return Err(VerifyError::Query(problem));
     }
-    let left = match url.query.expires.as_deref() {
-        None => None,
-        Some(text) => {
-            let digits = text.bytes().all(|b| b.is_ascii_digit());
-            let seconds: u64 = text.parse().ok().filter(|_| digits).ok_or(VerifyError::Query(UrlError::BadExpiry))?;
-            let end = SystemTime::UNIX_EPOCH
-                .checked_add(Duration::from_secs(seconds))
-                .ok_or(VerifyError::Query(UrlError::BadExpiry))?;
-            Some(end.duration_since(now).map_err(|_| Refusal::Expired)?)
-        }
-    };
-    Ok((url.query.download.clone().map(|name| name.into_owned()), left))
+    let Some(text) = url.query.expires.as_deref() else { return Ok(None) };
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    let seconds: u64 = text.parse().ok().filter(|_| digits).ok_or(VerifyError::Query(UrlError::BadExpiry))?;
+    let end = SystemTime::UNIX_EPOCH
+        .checked_add(Duration::from_secs(seconds))
+        .ok_or(VerifyError::Query(UrlError::BadExpiry))?;
+    Ok(Some(end.duration_since(now).map_err(|_| Refusal::Expired)?))
 }
 
 fn image_ref(subject: &Subject<'_>) -> ImageRef {
@@ -281,10 +295,11 @@ mod tests {
         Verifier::new(&config).expect("good keys")
     }
 
-    fn verify(verifier: &Verifier, target: &str, now: u64) -> Result<VerifiedRequest, VerifyError> {
+    fn verify<'a>(verifier: &'a Verifier, target: &'a str, now: u64) -> Result<VerifiedRequest<'a>, VerifyError> {
         let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
         let (route, url) = verifier.table().resolve(path, query).expect("a route");
-        verifier.verify(route, &url, SystemTime::UNIX_EPOCH + Duration::from_secs(now))
+        // Proofs borrow their URL; a test's may as well live for ever.
+        verifier.verify(route, Box::leak(Box::new(url)), SystemTime::UNIX_EPOCH + Duration::from_secs(now))
     }
 
     #[test]
@@ -360,7 +375,8 @@ mod tests {
         let id = Subject::Id("42".into());
         for scheme in [Scheme::Wagtail, Scheme::Native] {
             let sign = |spec| open.sign(&open.table().routes()[0], scheme, &Link::new(&id, spec)).expect("a key");
-            let hero = verify(&closed, &sign("hero"), 0).expect("a preset");
+            let url = sign("hero");
+            let hero = verify(&closed, &url, 0).expect("a preset");
             assert_eq!((hero.filter_spec(), hero.preset()), ("fill-1600x600|format-webp", Some("hero")));
             assert_eq!(verify(&closed, &sign("width-1"), 0).unwrap_err(), Refusal::NotAPreset.into());
             assert!(verify(&open, &sign("width-1"), 0).is_ok());

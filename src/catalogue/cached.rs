@@ -1,6 +1,12 @@
 //! A short memory before any catalogue, and a long one for when it is away.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 use moka::{future, sync};
 
@@ -61,6 +67,14 @@ impl Cached {
 impl Catalogue for Cached {
     fn find(&self, id: ImageId) -> Finding<'_> {
         Box::pin(self.look_up(id))
+    }
+
+    fn find_now(&self, id: ImageId) -> Option<Arc<SourceImage>> {
+        // A look in memory never waits, though the cache's interface is async; should it do so one day, this is a miss.
+        match pin!(self.fresh.get(&id)).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(answer) => answer.flatten(),
+            Poll::Pending => None,
+        }
     }
 
     fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>> {

@@ -142,7 +142,7 @@ fn describe_url(url: &SignedUrl<'_>, steps: &mut Steps) {
     }
 }
 
-fn describe_proof(verified: &VerifiedRequest, steps: &mut Steps) {
+fn describe_proof(verified: &VerifiedRequest<'_>, steps: &mut Steps) {
     steps.add("signature", format!("good, by key {:?}", verified.key_id()));
     if let Some(preset) = verified.preset() {
         steps.add("preset", format!("{preset:?} stands for {:?}", verified.filter_spec()));

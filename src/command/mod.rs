@@ -199,7 +199,7 @@ fn subject(reference: &str) -> Result<Subject<'static>, CommandError> {
     }
     match reference.split_once('/') {
         Some((source, path)) if crate::model::MediaPath::parse(path).is_ok() && !source.is_empty() => {
-            Ok(Subject::Path { source: source.to_owned().into(), path: path.to_owned() })
+            Ok(Subject::Path { source: source.to_owned().into(), path: path.to_owned().into() })
         }
         _ => {
             Err(anyhow::anyhow!("{reference:?} is neither an image id (42) nor a source and a path (media/a/b.jpg)")

@@ -9,7 +9,7 @@ use std::{
 use config::{Environment, File, FileFormat};
 use thiserror::Error;
 
-use super::{CatalogueKind, Config, OffloadMode};
+use super::{CatalogueKind, Config, Existence, OffloadMode};
 use crate::{
     model::ImageFormat,
     spec::{FilterSpec, Operation},
@@ -153,6 +153,7 @@ impl Config {
             ("catalogue.stale_seconds", self.catalogue.stale_seconds),
             ("catalogue.timeout_seconds", self.catalogue.timeout_seconds),
             ("render.deadline_seconds", self.render.deadline_seconds),
+            ("store.remember_seconds", self.store.remember_seconds),
         ] {
             if !(0.0..=1e9).contains(&seconds) {
                 problem(key, format!("{seconds} is not a number of seconds"));
@@ -294,6 +295,17 @@ impl Config {
     }
 
     fn check_offload(&self, problem: &mut impl FnMut(&str, String)) {
+        // nginx comes back for a file that is not there; a browser does not.
+        let comes_back = |mode| matches!(mode, OffloadMode::Accel | OffloadMode::AuthRequest);
+        let modes = self.effective_routes().into_values().map(|route| route.offload.unwrap_or(self.offload.mode));
+        if self.store.existence != Existence::Check && !modes.into_iter().all(comes_back) {
+            problem(
+                "store.existence",
+                "must be \"check\" where a route's offload mode is \"redirect\" or \"direct\": a rendition that is not there \
+                 after all is rendered when nginx asks again"
+                    .into(),
+            );
+        }
         if !matches!(self.offload.redirect_status, 301 | 302 | 307) {
             problem("offload.redirect_status", "is one of 301, 302, 307".into());
         }
@@ -464,11 +476,13 @@ mod tests {
             ("[presets]\noriginal = \"width-1\"\n", "presets.original"),
             ("[preset_sets]\na = [\"nope\"]\n", "preset_sets.a"),
             ("[offload]\nmode = \"redirect\"\n", "offload.redirect_url"),
+            ("[offload]\nmode = \"direct\"\n[store]\nexistence = \"assume\"\nroot = \"/srv/r\"\n", "store.existence"),
             ("[catalogue]\nkind = \"sqlite\"\n", "catalogue.url"),
             ("[catalogue]\nsource = \"media\"\n", "catalogue.source"),
             ("[routes.a]\nprefix = \"/a/\"\n[routes.b]\nprefix = \"/a/\"\n", "routes.b.prefix"),
         ] {
-            let error = parsed(&format!("{text}{ROOT}"), &[]).unwrap_err();
+            let root = if text.contains("[store]") { "" } else { ROOT };
+            let error = parsed(&format!("{text}{root}"), &[]).unwrap_err();
             assert!(error.contains(key), "{key} is not in {error:?}");
         }
     }

@@ -5,7 +5,7 @@ mod secret;
 mod values;
 mod wagtail;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
@@ -246,8 +246,11 @@ pub struct StoreConfig {
     pub file_mode: Mode,
     /// Permission bits of the folders; nginx must be able to enter them.
     pub dir_mode: Mode,
-    /// Whether the store is asked before a rendition is handed over. `check` is the only way in this version.
+    /// How sure sendimage makes that a rendition is there before it hands it over. Whatever it believes, nginx finds out,
+    /// and asks again.
     pub existence: Existence,
+    /// `existence = "remember"`: for how long a rendition that was there counts as there.
+    pub remember_seconds: f64,
     /// Bytes that renditions may take. Not enforced in this version; `serve` and `check` say so.
     pub max_bytes: Option<Bytes>,
     /// Bytes, or a percentage, of the file system to keep free. Not enforced in this version; `serve` and `check` say so.
@@ -262,6 +265,7 @@ impl Default for StoreConfig {
             file_mode: Mode(0o644),
             dir_mode: Mode(0o755),
             existence: Existence::Check,
+            remember_seconds: 60.0,
             max_bytes: None,
             min_free: None,
         }
@@ -274,6 +278,21 @@ impl Default for StoreConfig {
 pub enum Existence {
     /// Look every time.
     Check,
+    /// Look once in `remember_seconds`.
+    Remember,
+    /// Look once in a process's life.
+    Assume,
+}
+
+impl StoreConfig {
+    /// For how long a rendition that was there counts as there.
+    pub fn trust(&self) -> Duration {
+        match self.existence {
+            Existence::Check => Duration::ZERO,
+            Existence::Remember => Duration::from_secs_f64(self.remember_seconds),
+            Existence::Assume => Duration::MAX,
+        }
+    }
 }
 
 /// A store backend.
@@ -296,6 +315,9 @@ pub struct OffloadConfig {
     pub redirect_url: String,
     /// `redirect`: 301, 302 or 307.
     pub redirect_status: u16,
+    /// `auth_request`: for how long nginx may reuse a verdict, and an open file with it. An expiring link's own end comes
+    /// first.
+    pub verdict_cache_seconds: u64,
 }
 
 impl Default for OffloadConfig {
@@ -305,16 +327,19 @@ impl Default for OffloadConfig {
             internal_prefix: "/_renditions/".into(),
             redirect_url: String::new(),
             redirect_status: 302,
+            verdict_cache_seconds: 10,
         }
     }
 }
 
 /// How an answer hands a rendition over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum OffloadMode {
     /// `X-Accel-Redirect`: nginx streams the file.
     Accel,
+    /// nginx asks for a verdict, keeps it for a while, and streams the file without asking again.
+    AuthRequest,
     /// A redirect to where the store's folder is published.
     Redirect,
     /// The service streams the file itself: for trying it, and for sites without nginx.

@@ -6,7 +6,8 @@ mod handler;
 mod ops;
 mod request_id;
 pub mod server;
+mod verdict;
 
 pub use failure::{Failure, RequestError};
-pub use handler::{answer, explain_gone, find_image};
+pub use handler::{answer, explain_gone, find_image, serve};
 pub use ops::answer_ops;

@@ -10,6 +10,7 @@ impl Site<'_> {
     pub(super) fn blocks(&self, indent: &str) -> String {
         let mut text = String::from(HEAD);
         self.upstream_block(&mut text);
+        self.verdict_cache(&mut text);
         let _ = write!(
             text,
             "
@@ -22,9 +23,17 @@ server {{
             server_name = self.server_name,
             tls = if self.config.server.public_url.starts_with("https:") { TLS } else { "" },
         );
-        let accel = self.routes.iter().any(|(_, mode)| *mode == OffloadMode::Accel);
+        let has = |mode| self.routes.iter().any(|(_, other)| *other == mode);
+        let verdicts = has(OffloadMode::AuthRequest);
+        let accel = has(OffloadMode::Accel) || verdicts;
         for (number, (prefix, mode)) in self.routes.iter().enumerate() {
-            self.public_location(&mut text, prefix, *mode, number == 0);
+            match mode {
+                OffloadMode::AuthRequest => self.judged_location(&mut text, prefix),
+                _ => self.public_location(&mut text, prefix, *mode, number == 0),
+            }
+        }
+        if verdicts {
+            self.verdict_locations(&mut text);
         }
         if accel {
             self.internal_location(&mut text);
@@ -65,7 +74,7 @@ server {{
     fn public_location(&self, text: &mut String, prefix: &str, mode: OffloadMode, first: bool) {
         let mut public = String::new();
         let hands_over = match mode {
-            OffloadMode::Accel => "nginx streams the file",
+            OffloadMode::Accel | OffloadMode::AuthRequest => "nginx streams the file",
             OffloadMode::Redirect => "the browser is sent to the file",
             OffloadMode::Direct => "sendimage sends the bytes itself",
         };
@@ -96,6 +105,115 @@ server {{
         }
     }
 
+    /// Where nginx keeps verdicts.
+    fn verdict_cache(&self, text: &mut String) {
+        if !self.routes.iter().any(|(_, mode)| *mode == OffloadMode::AuthRequest) {
+            return;
+        }
+        let _ = write!(
+            text,
+            "
+# Verdicts on URLs, each a small file that lives for seconds: a folder in memory (tmpfs) suits them best.
+proxy_cache_path {} levels=1:2 keys_zone=sendimage_verdicts:16m max_size=256m inactive=10m use_temp_path=off;
+",
+            self.verdict_folder
+        );
+    }
+
+    /// Where browsers come in, and nginx serves by itself what it has a verdict on.
+    fn judged_location(&self, text: &mut String, prefix: &str) {
+        let _ = write!(
+            text,
+            "
+    # Signed URLs; nginx asks for a verdict, keeps it, and streams the file. ^~ keeps a regex location (\\.(jpg|webp)$, say)
+    # from taking them away.
+    location ^~ {prefix} {{
+        auth_request /_verdict;
+        auth_request_set $sendimage_path $upstream_http_x_sendimage_path;
+        auth_request_set $sendimage_cache_control $upstream_http_x_sendimage_cache_control;
+        auth_request_set $sendimage_vary $upstream_http_x_sendimage_vary;
+        auth_request_set $sendimage_disposition $upstream_http_content_disposition;
+        root {root};
+        # Without a path in the verdict, or without the file, ask plainly; so too where a verdict cannot be had (500), and for
+        # methods that files do not know (405): sendimage says what is the matter.
+        try_files /$sendimage_path @plain;
+        error_page 404 405 500 = @plain;
+        recursive_error_pages off;
+        client_max_body_size 1k;
+        add_header Cache-Control $sendimage_cache_control;
+        add_header Vary $sendimage_vary;
+        add_header Content-Disposition $sendimage_disposition;
+",
+            root = self.store_root,
+        );
+        self.file_settings(text, &self.open_files(self.verdict_seconds()));
+        text.push_str("    }\n");
+    }
+
+    /// Open files beside verdicts are kept for as long as these.
+    fn verdict_seconds(&self) -> u64 {
+        self.config.offload.verdict_cache_seconds.max(1)
+    }
+
+    /// Files kept open. To look for links in every part of a path costs nginx more than all else that it does for an image.
+    fn open_files(&self, seconds: u64) -> String {
+        format!(
+            "        # A file that was opened, without a link in its path, is served from its descriptor for a while: a purged one may be
+        # seen for so long. The number is bounded by what worker_rlimit_nofile leaves beside connections.
+        open_file_cache max={} inactive=60s;
+        open_file_cache_valid {seconds}s;
+        open_file_cache_errors off;
+",
+            self.open_files_max
+        )
+    }
+
+    /// The verdict itself, and the plain request for whatever it does not settle.
+    fn verdict_locations(&self, text: &mut String) {
+        text.push_str(
+            "
+    # internal: a browser gets 404. sendimage says with X-Accel-Expires how long an answer is kept: a refusal for a second,
+    # what settles nothing not at all.
+    location = /_verdict {
+        internal;
+        proxy_pass http://sendimage/_verdict;
+        proxy_set_header X-Original-URI $request_uri;
+",
+        );
+        let mut settings = String::new();
+        self.proxy_settings(&mut settings);
+        let code = |line: &&str| !line.trim_start().starts_with('#');
+        for line in settings.lines().filter(code).filter(|line| !line.contains("proxy_cache off")) {
+            let _ = writeln!(text, "{line}");
+        }
+        let _ = write!(
+            text,
+            "        proxy_set_header X-Sendimage-Again \"\";
+        proxy_cache sendimage_verdicts;
+        # All that the verdict depends on, but for Accept: sendimage says so with Vary.
+        proxy_cache_key $request_uri;
+        proxy_cache_methods GET HEAD;
+        proxy_ignore_headers Cache-Control Expires Set-Cookie;
+        # Off: who waits looks again every half second, and a verdict is faster than that.
+        proxy_cache_lock off;
+        proxy_cache_use_stale off;
+        # What is said here stays with the connection, and the file is sent on it.
+        sendfile on;
+        tcp_nopush on;
+{open_files}    }}
+
+    # The request as it came. Here sendimage renders, and tells why where it does not.
+    location @plain {{
+        proxy_pass http://sendimage$request_uri;
+",
+            open_files = self.open_files(self.verdict_seconds()),
+        );
+        for line in settings.lines().filter(code) {
+            let _ = writeln!(text, "{line}");
+        }
+        text.push_str("        proxy_set_header X-Sendimage-Again \"\";\n    }\n");
+    }
+
     /// What every proxied request to the gate needs.
     fn proxy_settings(&self, text: &mut String) {
         let read_seconds = (self.config.render.deadline_seconds + 2.0).ceil();
@@ -116,7 +234,9 @@ server {{
             text,
             "        proxy_http_version 1.1;
         proxy_set_header Connection \"\";
-        proxy_set_header X-Request-Id $request_id;
+        # sendimage makes the id that its answer and its log share: nginx's own costs it more than any other line here, and a
+        # browser's is nobody's business. A log of nginx's has it as $upstream_http_x_request_id.
+        proxy_set_header X-Request-Id \"\";
 {credentials}        # An image is asked for without a body: a sent one is bounded, and goes no further.
         client_max_body_size 1k;
         proxy_pass_request_body off;
@@ -159,7 +279,7 @@ server {{
             prefix_bare = self.config.offload.internal_prefix.trim_end_matches('/'),
             root = self.store_root,
         );
-        self.file_settings(text);
+        self.file_settings(text, &self.open_files(1));
         text.push_str("    }\n");
     }
 
@@ -199,12 +319,12 @@ server {{
             root = self.store_root,
             max_age = self.config.cache.max_age_seconds,
         );
-        self.file_settings(text);
+        self.file_settings(text, CLOSED);
         text.push_str("    }\n");
     }
 
     /// What holds for every image file that nginx opens.
-    fn file_settings(&self, text: &mut String) {
+    fn file_settings(&self, text: &mut String, open_files: &str) {
         for (name, value) in &self.headers {
             let _ = writeln!(text, "        add_header {name} {value};");
         }
@@ -221,9 +341,7 @@ server {{
         gzip off;
         etag on;
         if_modified_since exact;
-        # A purged file is gone at once, not when a cached descriptor expires.
-        open_file_cache off;
-        default_type application/octet-stream;
+{open_files}        default_type application/octet-stream;
         types {{
             image/avif avif;
             image/gif gif;
@@ -238,6 +356,10 @@ server {{
     }
 }
 
+const CLOSED: &str = "        # A purged file is gone at once, not when a cached descriptor expires.
+        open_file_cache off;
+";
+
 const HEAD: &str = "\
 # Printed by `sendimage nginx-conf` from sendimage's own config: change that, and print this again.
 #
@@ -247,7 +369,7 @@ const HEAD: &str = "\
 #     limit_req zone=images burst=200 nodelay;
 #
 # Worth logging (an image is logged by the internal location's access_log, so do not turn it off there):
-#     log_format images '$remote_addr $status $body_bytes_sent $request_time $upstream_response_time $request_id';
+#     log_format images '$remote_addr $status $body_bytes_sent $request_time $upstream_response_time $upstream_http_x_request_id';
 
 ";
 

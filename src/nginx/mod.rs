@@ -48,6 +48,10 @@ struct Site<'a> {
     listen: String,
     server_name: String,
     store_root: String,
+    /// Files that nginx may keep open.
+    open_files_max: usize,
+    /// `auth_request`: where nginx keeps verdicts.
+    verdict_folder: String,
     /// Prefix and mode of each public location.
     routes: Vec<(String, OffloadMode)>,
     /// The path below which redirected browsers fetch the files, where it is ours to publish.
@@ -88,6 +92,14 @@ impl<'a> Site<'a> {
             listen: plain("--listen", options.listen.as_deref().unwrap_or(&port))?,
             server_name: plain("server.public_url", &host)?,
             store_root: folder("store.root", &config.store.root)?,
+            // A whole file sets worker_rlimit_nofile; elsewhere a worker may have no more than 1024 descriptors.
+            open_files_max: if options.whole { 10_000 } else { 256 },
+            verdict_folder: match &options.directory {
+                Some(directory) => quoted_path("--directory", &directory.join("verdicts"))?,
+                None if options.whole => "verdicts".to_owned(),
+                // In memory, and nobody but root may make a folder there. nginx does, at its start.
+                None => "/run/nginx-sendimage".to_owned(),
+            },
             routes,
             published,
             headers: headers

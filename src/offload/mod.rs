@@ -7,6 +7,7 @@ mod accel;
 mod direct;
 mod disposition;
 mod redirect;
+mod verdict;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -19,6 +20,7 @@ use hyper::{
 use tower_http::services::fs::ServeFileSystemResponseBody;
 
 pub use disposition::{content_disposition, file_name};
+pub use verdict::{NO_VERDICT, verdict};
 
 use crate::{
     config::{OffloadConfig, OffloadMode},
@@ -57,6 +59,8 @@ pub enum Offload {
     Accel {
         /// The prefix of nginx's internal location.
         internal_prefix: String,
+        /// `auth_request`: for how long nginx may keep a verdict. Its plain requests are those that no verdict settles.
+        verdicts: Option<Duration>,
     },
     /// A redirect to where the store is published.
     Redirect {
@@ -76,7 +80,10 @@ impl Offload {
     /// The backend for a mode.
     pub fn new(mode: OffloadMode, config: &OffloadConfig, store_root: &std::path::Path) -> Self {
         match mode {
-            OffloadMode::Accel => Self::Accel { internal_prefix: config.internal_prefix.clone() },
+            OffloadMode::Accel | OffloadMode::AuthRequest => Self::Accel {
+                internal_prefix: config.internal_prefix.clone(),
+                verdicts: (mode == OffloadMode::AuthRequest).then(|| Duration::from_secs(config.verdict_cache_seconds)),
+            },
             OffloadMode::Redirect => Self::Redirect {
                 url: config.redirect_url.clone(),
                 status: hyper::StatusCode::from_u16(config.redirect_status).unwrap_or(hyper::StatusCode::FOUND),
@@ -97,9 +104,19 @@ impl Offload {
         headers: &HeaderMap,
     ) -> Result<Response<Body>, OffloadError> {
         match self {
-            Self::Accel { internal_prefix } => accel::respond(internal_prefix, served),
+            Self::Accel { internal_prefix, .. } => accel::respond(internal_prefix, served),
             Self::Redirect { url, status } => redirect::respond(url, *status, served),
             Self::Direct { root } => direct::respond(root, served, method, headers).await,
+        }
+    }
+}
+
+impl Offload {
+    /// For how long nginx may keep a verdict, where it asks for verdicts at all.
+    pub fn verdicts(&self) -> Option<Duration> {
+        match self {
+            Self::Accel { verdicts, .. } => *verdicts,
+            Self::Redirect { .. } | Self::Direct { .. } => None,
         }
     }
 }

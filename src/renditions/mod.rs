@@ -45,6 +45,7 @@ pub struct Renditions {
     svg_sources: BTreeSet<String>,
     marks: Arc<Marks>,
     deadline: Duration,
+    trust: Duration,
     metrics: Arc<Metrics>,
     known: Cache<SourceRef, Arc<SourceRecord>>,
     planned: PlannedCache,
@@ -72,17 +73,30 @@ pub struct Parts {
     pub marks: Arc<Marks>,
     /// From the request to the rendition.
     pub deadline: Duration,
+    /// For how long a rendition that was seen in the store counts as there: zero asks each time, `Duration::MAX` once.
+    pub trust: Duration,
     /// All metrics.
     pub metrics: Arc<Metrics>,
 }
 
 /// A rendition that exists, and how it came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Ensured {
     /// The rendition.
     pub stored: StoredRendition,
+    /// What it is of.
+    pub planned: Arc<Planned>,
     /// How this request came by it.
     pub how: How,
+}
+
+/// Whom to ask whether a rendition is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Memory, as far as the config trusts it; else the disk.
+    Memory,
+    /// The disk: nginx did not find a rendition that memory had.
+    Disk,
 }
 
 /// How a request came by its rendition.
@@ -110,7 +124,7 @@ pub struct Resolved {
 impl Renditions {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { sources, store, pool, limits, defaults, svg_sources, marks, deadline, metrics } = parts;
+        let Parts { sources, store, pool, limits, defaults, svg_sources, marks, deadline, trust, metrics } = parts;
         Arc::new(Self {
             sources,
             store,
@@ -120,6 +134,7 @@ impl Renditions {
             svg_sources,
             marks,
             deadline,
+            trust,
             metrics,
             known: Cache::new(KNOWN_SOURCES),
             planned: PlannedCache::default(),
@@ -134,13 +149,51 @@ impl Renditions {
     ///
     /// # Errors
     /// See [`EnsureError`].
-    pub async fn ensure(self: &Arc<Self>, image: &SourceImage, spec: &FilterSpec) -> Result<Ensured, EnsureError> {
+    pub async fn ensure(
+        self: &Arc<Self>,
+        image: &SourceImage,
+        spec: &FilterSpec,
+        ask: Ask,
+    ) -> Result<Ensured, EnsureError> {
         let deadline = self.deadline();
-        match self.try_ensure(image, spec, deadline).await {
+        match self.try_ensure(image, spec, ask, deadline).await {
             // The file was replaced between looking and opening; the second look finds the new version.
-            Err(EnsureError::SourceChanged) => self.try_ensure(image, spec, deadline).await,
+            Err(EnsureError::SourceChanged) => self.try_ensure(image, spec, ask, deadline).await,
             result => result,
         }
+    }
+
+    /// Returns the rendition if it is stored and its plan is known, without asking a worker for anything.
+    ///
+    /// # Errors
+    /// When source or store cannot be asked.
+    pub async fn find(&self, image: &SourceImage, spec: &FilterSpec) -> Result<Option<Ensured>, EnsureError> {
+        let location = &image.location;
+        let stat = match self.source(location)?.stat(&location.path).await {
+            Ok(stat) => stat,
+            // `ensure` knows what to do about it.
+            Err(SourceError::Gone(_)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let Some(planned) = self.planned.find(location, &version(stat, image), spec, image.focal_point) else {
+            return Ok(None);
+        };
+        let stored = self.stored(&planned, Ask::Memory).await?;
+        Ok(stored.map(|stored| Ensured { stored, planned, how: How::Hit }))
+    }
+
+    /// Whether what was solved before for this very image is a hit still: [`Self::ensure`] without a future, for the case
+    /// that nearly every request is. The source image has the version that it was solved for, and the rendition is stored.
+    /// `false` is no verdict: `ensure` finds out what is the matter.
+    pub fn is_hit(&self, image: &SourceImage, planned: &Planned) -> bool {
+        let Some(source) = self.sources.get(&image.location.source) else { return false };
+        let Some(Ok(stat)) = source.stat_now(&image.location.path) else { return false };
+        planned.is_of(stat, image)
+            && (planned.remembered(self.trust).is_some() || {
+                let found = self.store.find_now(&planned.key);
+                self.note(planned, found);
+                found.is_some()
+            })
     }
 
     /// When a request that begins now must have its answer: one bound for probe, render and a second attempt together.
@@ -152,12 +205,12 @@ impl Renditions {
         self: &Arc<Self>,
         image: &SourceImage,
         spec: &FilterSpec,
+        ask: Ask,
         deadline: Instant,
     ) -> Result<Ensured, EnsureError> {
-        let resolved = self.resolve_by(image, spec, deadline).await?;
-        // Hot path: nearly every request ends here, after one stat of the source and one of the rendition.
+        let resolved = self.resolve_by(image, spec, ask, deadline).await?;
         if let Some(stored) = resolved.stored {
-            return Ok(Ensured { stored, how: How::Hit });
+            return Ok(Ensured { stored, planned: resolved.planned, how: How::Hit });
         }
         if !resolved.source_is_there {
             return Err(EnsureError::SourceGone("no rendition of its last version is stored"));
@@ -183,8 +236,10 @@ impl Renditions {
         };
         match self.renders.join(&planned.key, render).await {
             Ok((result, role)) => {
+                let (stored, planned) = (result?, planned.clone());
+                self.note(&planned, Some(stored.bytes));
                 let how = if role == Role::Leader { How::Rendered } else { How::Joined };
-                Ok(Ensured { stored: result?, how })
+                Ok(Ensured { stored, planned, how })
             }
             Err(flight::Crashed) => Err(EnsureError::Crashed),
         }
@@ -199,15 +254,16 @@ impl Renditions {
         self: &Arc<Self>,
         image: &SourceImage,
         spec: &FilterSpec,
+        ask: Ask,
     ) -> Result<Option<Ensured>, EnsureError> {
         let deadline = self.deadline();
-        let resolved = self.resolve_by(image, spec, deadline).await?;
-        if let Some(stored) = resolved.stored {
-            return Ok(Some(Ensured { stored, how: How::Hit }));
-        }
+        let resolved = self.resolve_by(image, spec, ask, deadline).await?;
         let planned = resolved.planned;
+        if let Some(stored) = resolved.stored {
+            return Ok(Some(Ensured { stored, planned, how: How::Hit }));
+        }
         if planned.key.format() != ImageFormat::Avif {
-            return self.ensure(image, spec).await.map(Some);
+            return self.ensure(image, spec, ask).await.map(Some);
         }
         if resolved.source_is_there && self.memory.recall(planned.key.path()).is_none() {
             let (this, location) = (self.clone(), image.location.clone());
@@ -226,13 +282,14 @@ impl Renditions {
     /// # Errors
     /// When the source image is unknown or unreadable, or there is no plan.
     pub async fn resolve(self: &Arc<Self>, image: &SourceImage, spec: &FilterSpec) -> Result<Resolved, EnsureError> {
-        self.resolve_by(image, spec, self.deadline()).await
+        self.resolve_by(image, spec, Ask::Disk, self.deadline()).await
     }
 
     async fn resolve_by(
         self: &Arc<Self>,
         image: &SourceImage,
         spec: &FilterSpec,
+        ask: Ask,
         deadline: Instant,
     ) -> Result<Resolved, EnsureError> {
         let location = &image.location;
@@ -250,8 +307,18 @@ impl Renditions {
             Some(planned) => planned,
             None => self.plan(image, version, last, spec, deadline).await?,
         };
-        let stored = self.store.find(&planned.key).await.map_err(|error| self.store_failed(error))?;
+        let stored = self.stored(&planned, ask).await?;
         Ok(Resolved { planned, stored, source_is_there })
+    }
+
+    /// The rendition, if it is stored: as far as memory is trusted by its word, else by the disk's.
+    async fn stored(&self, planned: &Planned, ask: Ask) -> Result<Option<StoredRendition>, EnsureError> {
+        if let Some(bytes) = planned.remembered(self.trust).filter(|_| ask == Ask::Memory) {
+            return Ok(Some(StoredRendition::new(&planned.key, bytes)));
+        }
+        let found = self.store.find(&planned.key).await.map_err(|error| self.store_failed(error))?;
+        self.note(planned, found.as_ref().map(|stored| stored.bytes));
+        Ok(found)
     }
 
     /// Solves a spec that was not solved before, for the version given or, where its file is gone, for the last one known.
@@ -474,6 +541,13 @@ impl Renditions {
         let stored = published.map_err(|_| EnsureError::Crashed)?.map_err(|error| self.store_failed(error))?;
         self.metrics.render_stage("store", started.elapsed());
         Ok(stored)
+    }
+
+    /// Remembers whether a rendition is stored, where the config lets memory count.
+    fn note(&self, planned: &Planned, bytes: Option<u64>) {
+        if !self.trust.is_zero() {
+            planned.note(bytes);
+        }
     }
 
     fn store_failed(&self, error: crate::store::StoreError) -> EnsureError {

@@ -2,14 +2,19 @@
 
 use std::{
     hash::{BuildHasher as _, RandomState},
-    sync::Arc,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use moka::sync::Cache;
 
 use crate::{
-    model::{FocalPoint, RenditionKey, SourceRef, SourceVersion},
+    model::{FocalPoint, RenditionKey, SourceImage, SourceRef, SourceVersion},
     render::plan::Plan,
+    source::Stat,
     spec::FilterSpec,
 };
 
@@ -17,7 +22,7 @@ use crate::{
 const CAPACITY: u64 = 200_000;
 
 /// A filter spec solved for one version of a source image.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Planned {
     location: SourceRef,
     version: SourceVersion,
@@ -27,6 +32,22 @@ pub struct Planned {
     pub plan: Plan,
     /// The rendition's key.
     pub key: RenditionKey,
+    seen: Seen,
+}
+
+/// When the rendition was last found in the store or put there, and how long it was. Two numbers without a lock: nobody is
+/// told the one while the other changes, for a name is never reused for other bytes.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Milliseconds since the first use of this clock, and one more; 0: never.
+    at_ms: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// Milliseconds of a clock that begins with 1.
+fn clock_ms() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed().as_millis() as u64 + 1
 }
 
 impl Planned {
@@ -39,7 +60,30 @@ impl Planned {
         plan: Plan,
     ) -> Self {
         let key = RenditionKey::new(location, version, &plan.recipe(), plan.encoding.format());
-        Self { location: location.clone(), version: version.clone(), spec: spec.clone(), focal_point, plan, key }
+        let (location, version, spec) = (location.clone(), version.clone(), spec.clone());
+        Self { location, version, spec, focal_point, plan, key, seen: Seen::default() }
+    }
+
+    /// Whether it was solved for this version of a source image.
+    pub(super) fn is_of(&self, stat: Stat, image: &SourceImage) -> bool {
+        let SourceVersion { bytes, modified_ns, file_hash } = &self.version;
+        Stat { bytes: *bytes, modified_ns: *modified_ns } == stat && *file_hash == image.file_hash
+    }
+
+    /// Notes that the rendition is stored, with this length, or that it is not.
+    pub(super) fn note(&self, bytes: Option<u64>) {
+        self.seen.bytes.store(bytes.unwrap_or_default(), Ordering::Relaxed);
+        self.seen.at_ms.store(bytes.map_or(0, |_| clock_ms()), Ordering::Release);
+    }
+
+    /// The rendition's length, if it was seen less than `trust` ago. `Duration::MAX` trusts for ever, zero never.
+    pub(super) fn remembered(&self, trust: Duration) -> Option<u64> {
+        if trust.is_zero() {
+            return None;
+        }
+        let at_ms = self.seen.at_ms.load(Ordering::Acquire);
+        let trusted = at_ms != 0 && (trust == Duration::MAX || u128::from(clock_ms() - at_ms) < trust.as_millis());
+        trusted.then(|| self.seen.bytes.load(Ordering::Relaxed))
     }
 
     /// The version it was solved for.

@@ -25,7 +25,7 @@ impl FsSource {
     }
 
     /// By name, following links: the version of a hit. Only numbers come of it; bytes are read through [`Self::open_now`].
-    fn stat_now(&self, path: &MediaPath) -> Result<Stat, SourceError> {
+    fn look(&self, path: &MediaPath) -> Result<Stat, SourceError> {
         match retried(|| std::fs::metadata(self.root.join(path.as_str()))) {
             Ok(metadata) if metadata.is_file() => Ok(stat_of(&metadata)),
             Ok(_) => Err(SourceError::Gone("not a regular file")),
@@ -95,7 +95,11 @@ pub(super) fn stat_of(metadata: &Metadata) -> Stat {
 // it saves: 0.44 against 0.55 of nginx's own speed in the prototype's measurement.
 impl Source for FsSource {
     fn stat<'a>(&'a self, path: &'a MediaPath) -> Pending<'a, Stat> {
-        Box::pin(std::future::ready(self.stat_now(path)))
+        Box::pin(std::future::ready(self.look(path)))
+    }
+
+    fn stat_now(&self, path: &MediaPath) -> Option<Result<Stat, SourceError>> {
+        Some(self.look(path))
     }
 
     fn open<'a>(&'a self, path: &'a MediaPath) -> Pending<'a, OpenSource> {
@@ -152,12 +156,12 @@ mod tests {
         let (folder, source) = fixture();
         rustix::fs::mkfifoat(rustix::fs::CWD, folder.path().join("media/fifo"), Mode::RUSR | Mode::WUSR).unwrap();
         for name in ["a", "fifo"] {
-            assert_eq!(source.stat_now(&path(name)), Err(SourceError::Gone("not a regular file")), "{name}");
+            assert_eq!(source.look(&path(name)), Err(SourceError::Gone("not a regular file")), "{name}");
             assert_eq!(source.open_now(&path(name)).unwrap_err(), SourceError::Gone("not a regular file"), "{name}");
         }
-        assert_eq!(source.stat_now(&path("a/b.jpg/c")), Err(SourceError::Gone("no such name")));
-        assert_eq!(source.stat_now(&path("nope.jpg")), Err(SourceError::Gone("no such name")));
-        assert_eq!(source.stat_now(&path(&"n".repeat(300))), Err(SourceError::Gone("the name is too long")));
+        assert_eq!(source.look(&path("a/b.jpg/c")), Err(SourceError::Gone("no such name")));
+        assert_eq!(source.look(&path("nope.jpg")), Err(SourceError::Gone("no such name")));
+        assert_eq!(source.look(&path(&"n".repeat(300))), Err(SourceError::Gone("the name is too long")));
     }
 
     #[test]
@@ -165,7 +169,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for root in [folder.path().to_owned(), folder.path().join("not-mounted")] {
             let source = FsSource::new(&root);
-            assert!(matches!(source.stat_now(&path("a.jpg")), Err(SourceError::Unavailable(_))));
+            assert!(matches!(source.look(&path("a.jpg")), Err(SourceError::Unavailable(_))));
             assert!(matches!(source.open_now(&path("a.jpg")), Err(SourceError::Unavailable(_))));
         }
     }

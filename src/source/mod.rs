@@ -47,6 +47,11 @@ pub trait Source: Send + Sync {
     /// The present version of a file. Called for every request, hits included.
     fn stat<'a>(&'a self, path: &'a MediaPath) -> Pending<'a, Stat>;
 
+    /// The same where it needs no waiting, and `None` where it does. The hot path asks this way: no future is boxed.
+    fn stat_now(&self, _path: &MediaPath) -> Option<Result<Stat, SourceError>> {
+        None
+    }
+
     /// Opens a file for reading.
     fn open<'a>(&'a self, path: &'a MediaPath) -> Pending<'a, OpenSource>;
 

@@ -62,14 +62,11 @@ impl FsStore {
 }
 
 impl Inner {
-    /// Hot path: one `stat`. An empty file, which no encoder makes, and anything that is no file count as absent and are
-    /// replaced by the next render.
-    fn find(&self, key: &RenditionKey) -> io::Result<Option<StoredRendition>> {
+    /// Hot path: one `stat` gives the length. An empty file, which no encoder makes, and anything that is no file count as
+    /// absent and are replaced by the next render.
+    fn look(&self, key: &RenditionKey) -> io::Result<Option<u64>> {
         match std::fs::symlink_metadata(self.root.join(key.path())) {
-            Ok(metadata) if metadata.is_file() && metadata.size() > 0 => {
-                let path = key.path().to_owned();
-                Ok(Some(StoredRendition { path, format: key.format(), bytes: metadata.size() }))
-            }
+            Ok(metadata) if metadata.is_file() && metadata.size() > 0 => Ok(Some(metadata.size())),
             Ok(_) => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -141,7 +138,7 @@ impl Inner {
         let path = draft.key.path().to_owned();
         let name = path.rsplit('/').next().unwrap_or(&path);
         draft.temporary.rename(directory.as_fd(), name).map_err(failed("rename"))?;
-        Ok(StoredRendition { path, format: draft.key.format(), bytes })
+        Ok(StoredRendition::new(&draft.key, bytes))
     }
 
     fn record(&self, source: &SourceKey) -> io::Result<Option<SourceRecord>> {
@@ -244,8 +241,12 @@ fn blocking<'a, T: Send + 'static>(
 
 impl Store for FsStore {
     fn find<'a>(&'a self, key: &'a RenditionKey) -> Pending<'a, Option<StoredRendition>> {
-        let found = self.inner.find(key).map_err(|error| StoreError::new("look up a rendition", &error));
-        Box::pin(std::future::ready(found))
+        let found = self.inner.look(key).map_err(|error| StoreError::new("look up a rendition", &error));
+        Box::pin(std::future::ready(found.map(|bytes| bytes.map(|bytes| StoredRendition::new(key, bytes)))))
+    }
+
+    fn find_now(&self, key: &RenditionKey) -> Option<u64> {
+        self.inner.look(key).ok().flatten()
     }
 
     fn draft<'a>(&'a self, key: &'a RenditionKey) -> Pending<'a, Box<dyn Draft>> {

@@ -26,6 +26,13 @@ pub struct StoredRendition {
     pub bytes: u64,
 }
 
+impl StoredRendition {
+    /// The rendition of a key, found or made with this length.
+    pub fn new(key: &RenditionKey, bytes: u64) -> Self {
+        Self { path: key.path().to_owned(), format: key.format(), bytes }
+    }
+}
+
 /// What the store remembers about a source image beside its renditions: the version last seen, and what a probe of it
 /// found. It spares a probe after a restart, and it names the renditions of an original that is gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,8 +64,14 @@ pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + S
 
 /// A place for renditions.
 pub trait Store: Send + Sync {
-    /// Looks a rendition up. Called for every request.
+    /// Looks a rendition up.
     fn find<'a>(&'a self, key: &'a RenditionKey) -> Pending<'a, Option<StoredRendition>>;
+
+    /// The length of a rendition where finding it needs no waiting, and `None` where it does, where there is none, and for
+    /// any trouble. The hot path asks this way: no future is boxed, and whatever is no hit takes the plain one.
+    fn find_now(&self, _key: &RenditionKey) -> Option<u64> {
+        None
+    }
 
     /// Begins a rendition.
     fn draft<'a>(&'a self, key: &'a RenditionKey) -> Pending<'a, Box<dyn Draft>>;

@@ -49,11 +49,19 @@ impl Site {
             }
             None => ("", config),
         };
+        // A table is opened once.
+        let (store, rest) = match rest.split_once("[store]\n") {
+            Some((before, after)) => {
+                let end = after.find("\n[").map_or(after.len(), |at| at + 1);
+                (&after[..end], format!("{before}{}", &after[end..]))
+            }
+            None => ("", rest.to_owned()),
+        };
         let signing = if rest.contains("[signing]") { "" } else { "[signing]\nsecret = \"0123456789abcdef\"\n" };
         let text = format!(
             "[server]\nlisten = \"unix:{dir}/gate.sock\"\nlisten_mode = \"0666\"\nops_listen = \"{ops}\"\n\
              public_url = \"http://127.0.0.1:{port}\"\n{server}\n\
-             [store]\nroot = \"{dir}/renditions\"\n\
+             [store]\nroot = \"{dir}/renditions\"\n{store}\
              [sources.media]\nkind = \"fs\"\nroot = \"{dir}/media\"\n{signing}{rest}"
         );
         std::fs::write(self.config(), text.replace("{dir}", &dir.to_string())).unwrap();

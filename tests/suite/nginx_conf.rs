@@ -253,9 +253,8 @@ fn nginx_takes_every_config_that_is_printed() {
     config.server.public_url = "https://[::1]:8443".into();
     config.offload.redirect_url = "/files/".into();
     config.headers.access_control_allow_origin = Some("https://a.example/\"x\" \\ ;}".into());
-    for (number, offload) in
-        [None, Some(OffloadMode::Accel), Some(OffloadMode::Redirect), Some(OffloadMode::Direct)].into_iter().enumerate()
-    {
+    let modes = [OffloadMode::Accel, OffloadMode::AuthRequest, OffloadMode::Redirect, OffloadMode::Direct];
+    for (number, offload) in [None].into_iter().chain(modes.map(Some)).enumerate() {
         config.routes.insert(format!("r{number}"), route(&format!("/r{number}/"), offload));
     }
     let listens = [None, Some("127.0.0.1:8088".to_owned()), Some("[::1]:8088".to_owned())];

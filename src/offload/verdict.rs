@@ -1,0 +1,47 @@
+//! What nginx's `auth_request` is told: 204 with the file's path for a hit, 204 without one for whatever needs a plain request.
+//!
+//! nginx keeps a verdict for as long as `X-Accel-Expires` says, by URL, and by `Accept` where `Vary` says so; then it serves the
+//! file without asking. The other headers travel in variables of the printed config.
+
+use std::time::Duration;
+
+use http_body_util::{Either, Full};
+use hyper::{
+    HeaderMap, Response, StatusCode,
+    header::{CONTENT_DISPOSITION, HeaderName, HeaderValue, VARY},
+};
+
+use super::{Body, SENDIMAGE_CACHE_CONTROL, SENDIMAGE_VARY};
+
+/// The file, below the store's root. Empty: nginx has to ask plainly.
+const SENDIMAGE_PATH: HeaderName = HeaderName::from_static("x-sendimage-path");
+const X_ACCEL_EXPIRES: HeaderName = HeaderName::from_static("x-accel-expires");
+
+/// The seconds for which nginx keeps what settles nothing.
+pub const NO_VERDICT: Duration = Duration::ZERO;
+
+/// The verdict that hands over what `hit` would: the file at `path`, with the headers of that answer. Without a hit it has no
+/// path.
+///
+/// # Errors
+/// Never: paths of the store and whole seconds are fit for a header; the type is hyper's.
+pub fn verdict(
+    hit: Option<(&str, &HeaderMap)>,
+    keep: Duration,
+) -> Result<Response<Body>, hyper::header::InvalidHeaderValue> {
+    let mut response = Response::new(Either::Left(Full::default()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(X_ACCEL_EXPIRES, HeaderValue::from(keep.as_secs()));
+    let Some((path, answer)) = hit else { return Ok(response) };
+    headers.insert(SENDIMAGE_PATH, HeaderValue::try_from(path)?);
+    for name in [SENDIMAGE_CACHE_CONTROL, SENDIMAGE_VARY, CONTENT_DISPOSITION] {
+        if let Some(value) = answer.get(&name) {
+            headers.insert(name, value.clone());
+        }
+    }
+    if let Some(vary) = answer.get(SENDIMAGE_VARY) {
+        headers.insert(VARY, vary.clone());
+    }
+    Ok(response)
+}
