@@ -166,6 +166,17 @@ fn still(source: &[u8], finish: &Finish<'_>) -> Result<Rendered, RenderError> {
         // Drawn at the size that is asked for: nothing is left to resize.
         resized = svg::draw(source, plan, cut.crop, cut.output)?;
         decode = stages.lap();
+    } else if plan.in_bands() {
+        let mut bands = resample::Bands::new(cut, plan.source.stored_size)?;
+        let mut resizing = Duration::ZERO;
+        let profile = codec::decode_bands(source, plan, |band| {
+            let began = Instant::now();
+            let added = bands.add(band);
+            resizing += began.elapsed();
+            added
+        })?;
+        decode = stages.lap().saturating_sub(resizing);
+        resized = bands.finish(profile)?;
     } else {
         let mut decoded = codec::decode(source, plan)?;
         decode = stages.lap();
@@ -292,10 +303,6 @@ fn decode_mark(file: Option<&[u8]>) -> Result<Picture, RenderError> {
     Ok(orient::turn_upright(picture, orientation).into_colour())
 }
 
-/// Sources up to this many pixels are resized in Wagtail's order whatever the output. Above, and for lossy outputs, the
-/// faster order is taken: it differs only where an overshoot is clipped, by less than the coding does.
-const EXACT_ORDER_PIXELS: u64 = 2_000_000;
-
 impl Plan {
     /// Crop and size as the pixels are stored, for only the small result is turned upright.
     ///
@@ -312,9 +319,7 @@ impl Plan {
         if !within {
             return Err(RenderError::Changed);
         }
-        // Wagtail goes along the upright picture's rows first.
-        let exact = self.encoding.is_lossless() || crop.size().pixels() <= EXACT_ORDER_PIXELS;
-        let horizontal = exact && !self.turn.swaps_sides();
+        let horizontal = self.in_bands() || (self.has_exact_order() && !self.turn.swaps_sides());
         Ok(resample::Cut {
             crop: orient::rect_as_stored(crop, self.turn, facts.stored_size),
             reduction: self.decode_reduction,

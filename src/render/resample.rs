@@ -2,7 +2,10 @@
 
 use sendimage_pixels::{Kind, Resize, Window};
 
-use super::{RenderError, picture::Picture};
+use super::{
+    RenderError,
+    picture::{Layout, Picture},
+};
 use crate::model::{PixelRect, Size};
 
 /// What to cut out of a decoded picture, and what to make of it.
@@ -135,6 +138,85 @@ pub fn resize_plane(
     area.resize(Kind::Bytes1, stored, samples, cut, false).map_err(|detail| RenderError::Resample { detail })
 }
 
+/// A resize of a picture that comes in bands of rows from top to bottom. Each is resized along its rows at once, and what is
+/// held is as wide as the result; the result is that of [`resize`] with [`Axis::Horizontal`] first.
+pub struct Bands {
+    cut: Cut,
+    area: Area,
+    /// Rows that have come.
+    top: u32,
+    layout: Layout,
+    halfway: Vec<u8>,
+}
+
+impl Bands {
+    /// For a picture of `size`.
+    ///
+    /// # Errors
+    /// [`RenderError::Changed`] when the crop is not within the picture.
+    pub fn new(cut: Cut, size: Size) -> Result<Self, RenderError> {
+        let area = Area::new(cut.crop, (1, 1), size).ok_or(RenderError::Changed)?;
+        Ok(Self { cut, area, top: 0, layout: Layout::Gray8, halfway: Vec::new() })
+    }
+
+    /// Takes the next band.
+    ///
+    /// # Errors
+    /// [`RenderError::Resample`] when the resizer refuses.
+    pub fn add(&mut self, mut band: Picture) -> Result<(), RenderError> {
+        let wanted = self.area.pixels;
+        let (first, end) = (self.top, self.top + band.size.height);
+        self.top = end;
+        self.layout = band.layout;
+        let (from, to) = (wanted.top.max(first), wanted.bottom.min(end));
+        if from >= to {
+            return Ok(());
+        }
+        multiply_alpha(&mut band, true)?;
+        let rows = to - from;
+        let how = Resize {
+            size: (band.size.width, band.size.height),
+            window: Window { left: wanted.left, top: from - first, width: wanted.size().width, height: rows },
+            origin: (self.area.left, 0.0),
+            extent: (self.area.width, rows.into()),
+            output: (self.cut.output.width, rows),
+            horizontal_first: true,
+            alpha: false,
+        };
+        let resized = sendimage_pixels::resize(band.layout.kind(), band.pixels, &how)
+            .map_err(|detail| RenderError::Resample { detail })?;
+        if self.halfway.is_empty() {
+            self.halfway
+                .reserve_exact(self.cut.output.width as usize * wanted.size().height as usize * band.layout.bytes());
+        }
+        self.halfway.extend_from_slice(&resized);
+        Ok(())
+    }
+
+    /// The resized picture, when all bands have come.
+    ///
+    /// # Errors
+    /// [`RenderError::Resample`] when the resizer refuses, or rows are missing.
+    pub fn finish(self, profile: Option<Vec<u8>>) -> Result<Picture, RenderError> {
+        let Self { cut, area, layout, halfway, .. } = self;
+        let size = (cut.output.width, area.pixels.size().height);
+        let how = Resize {
+            size,
+            window: Window { left: 0, top: 0, width: size.0, height: size.1 },
+            origin: (0.0, area.top),
+            extent: (size.0.into(), area.height),
+            output: (cut.output.width, cut.output.height),
+            horizontal_first: false,
+            alpha: false,
+        };
+        let pixels = sendimage_pixels::resize(layout.kind(), halfway, &how)
+            .map_err(|detail| RenderError::Resample { detail })?;
+        let mut picture = Picture { size: cut.output, layout, pixels, profile };
+        multiply_alpha(&mut picture, false)?;
+        Ok(picture)
+    }
+}
+
 /// A plain copy of some rows, for what needs no resizing.
 fn copied(picture: Picture, crop: PixelRect) -> Picture {
     let pixels = rows_of(&picture.pixels, picture.stride(), crop, picture.layout.bytes());
@@ -205,6 +287,35 @@ pub fn multiply_alpha(picture: &mut Picture, multiply: bool) -> Result<(), Rende
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::render::picture::buffer_bytes;
+
+    #[test]
+    fn bands_come_to_the_same_picture() {
+        let size = Size::new(157, 211);
+        for layout in [Layout::Rgba8, Layout::Rgb8, Layout::Gray16, Layout::GrayAlpha8, Layout::Gray8] {
+            let mut seed = 1_u32;
+            let noise = std::iter::repeat_with(|| {
+                seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (seed >> 24) as u8
+            });
+            let pixels: Vec<u8> = noise.take(buffer_bytes(size, layout)).collect();
+            for (crop, output) in
+                [((0, 0, 157, 211), (40, 33)), ((3, 50, 140, 133), (90, 41)), ((10, 7, 50, 30), (99, 60))]
+            {
+                let crop = PixelRect { left: crop.0, top: crop.1, right: crop.2, bottom: crop.3 };
+                let output = Size::new(output.0, output.1);
+                let cut = Cut { crop, reduction: 1, output, first: Axis::Horizontal };
+                let whole = resize(Picture { size, layout, pixels: pixels.clone(), profile: None }, cut).unwrap();
+                let mut bands = Bands::new(cut, size).unwrap();
+                for rows in pixels.chunks(37 * size.width as usize * layout.bytes()) {
+                    let height = (rows.len() / layout.bytes()) as u32 / size.width;
+                    let size = Size::new(size.width, height);
+                    bands.add(Picture { size, layout, pixels: rows.to_vec(), profile: None }).unwrap();
+                }
+                assert!(bands.finish(None).unwrap().pixels == whole.pixels, "{layout:?} {crop:?}");
+            }
+        }
+    }
 
     #[test]
     fn flat_areas_and_ramps_stay_as_they_are() {

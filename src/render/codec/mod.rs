@@ -90,6 +90,18 @@ pub fn decode(source: &[u8], plan: &Plan) -> Result<Picture, RenderError> {
     if picture.size == plan.decoded_size() { Ok(picture) } else { Err(RenderError::Changed) }
 }
 
+/// As [`decode`], of a plan that is [`Plan::in_bands`]: hands over bands of rows, and returns the profile.
+pub fn decode_bands(
+    source: &[u8],
+    plan: &Plan,
+    take: impl FnMut(Picture) -> Result<(), RenderError>,
+) -> Result<Option<Vec<u8>>, RenderError> {
+    match detect(source)? {
+        ImageFormat::Png => png::decode_bands(source, plan.source.stored_size, take),
+        _ => Err(RenderError::Changed),
+    }
+}
+
 /// As [`decode`], in the planes that the file is coded in; `None` where there are none that could be handed on.
 pub fn decode_planes(source: &[u8], plan: &Plan) -> Result<Option<Planes>, RenderError> {
     let format = detect(source)?;

@@ -10,6 +10,7 @@ use crate::{
     render::{
         RenderError, exif,
         picture::{Layout, Picture},
+        plan::BAND_BYTES,
     },
 };
 
@@ -36,26 +37,66 @@ pub fn decode(source: &[u8], stored_size: Size) -> Result<Picture, RenderError> 
     let chunks = Chunks::walk(source)?;
     expect_size(chunks.size, stored_size)?;
     let mut reader = reader(source, &chunks)?;
-    let found = match reader.output_color_type() {
-        (ColorType::Grayscale, BitDepth::Sixteen) => Layout::Gray16,
-        (ColorType::Grayscale, _) => Layout::Gray8,
-        (ColorType::GrayscaleAlpha, _) => Layout::GrayAlpha8,
-        (ColorType::Rgb, _) => Layout::Rgb8,
-        (ColorType::Rgba, _) => Layout::Rgba8,
-        (ColorType::Indexed, _) => return Err(corrupt(ImageFormat::Png, "the palette is missing")),
-    };
-    let mut picture = Picture::blank(stored_size, found);
+    let mut picture = Picture::blank(stored_size, layout_read(&reader)?);
     let frame = reader.next_frame(&mut picture.pixels).map_err(damaged)?;
     if Size::new(frame.width, frame.height) != stored_size {
         return Err(corrupt(ImageFormat::Png, "the default image is smaller than the canvas"));
     }
-    if found == Layout::Gray16 {
-        picture.pixels.as_chunks_mut::<2>().0.iter_mut().for_each(to_native);
+    picture.profile = profile(&reader);
+    Ok(chunks.as_resized(picture))
+}
+
+/// As [`decode`], but hands over bands of rows from top to bottom, so that no more than one is held; returns the profile.
+/// For pictures that are not interlaced.
+pub fn decode_bands(
+    source: &[u8],
+    stored_size: Size,
+    mut take: impl FnMut(Picture) -> Result<(), RenderError>,
+) -> Result<Option<Vec<u8>>, RenderError> {
+    let chunks = Chunks::walk(source)?;
+    expect_size(chunks.size, stored_size)?;
+    let mut reader = reader(source, &chunks)?;
+    let layout = layout_read(&reader)?;
+    let rows = band_rows(stored_size.width, layout);
+    let mut top = 0;
+    while top < stored_size.height {
+        let height = rows.min(stored_size.height - top);
+        let mut band = Picture::blank(Size::new(stored_size.width, height), layout);
+        let stride = band.stride();
+        for row in band.pixels.chunks_exact_mut(stride) {
+            match reader.read_row(row).map_err(damaged)? {
+                Some(_) => {}
+                None => return Err(corrupt(ImageFormat::Png, "the default image is smaller than the canvas")),
+            }
+        }
+        take(chunks.as_resized(band))?;
+        top += height;
     }
-    picture.profile =
-        reader.info().icc_profile.as_ref().filter(|profile| profile.len() <= MAX_PROFILE_BYTES).map(|p| p.to_vec());
-    // Wagtail resizes black-and-white pictures as colour ones.
-    Ok(if chunks.bilevel() { picture.into_colour() } else { picture })
+    // What follows the last row may be damaged too.
+    if reader.next_row().map_err(damaged)?.is_some() {
+        return Err(corrupt(ImageFormat::Png, "the default image is larger than the canvas"));
+    }
+    Ok(profile(&reader))
+}
+
+/// Rows of a band.
+fn band_rows(width: u32, layout: Layout) -> u32 {
+    u32::try_from(BAND_BYTES / (u64::from(width) * layout.bytes() as u64).max(1)).unwrap_or(u32::MAX).max(16)
+}
+
+fn layout_read(reader: &Reader<Cursor<&[u8]>>) -> Result<Layout, RenderError> {
+    match reader.output_color_type() {
+        (ColorType::Grayscale, BitDepth::Sixteen) => Ok(Layout::Gray16),
+        (ColorType::Grayscale, _) => Ok(Layout::Gray8),
+        (ColorType::GrayscaleAlpha, _) => Ok(Layout::GrayAlpha8),
+        (ColorType::Rgb, _) => Ok(Layout::Rgb8),
+        (ColorType::Rgba, _) => Ok(Layout::Rgba8),
+        (ColorType::Indexed, _) => Err(corrupt(ImageFormat::Png, "the palette is missing")),
+    }
+}
+
+fn profile(reader: &Reader<Cursor<&[u8]>>) -> Option<Vec<u8>> {
+    reader.info().icc_profile.as_ref().filter(|profile| profile.len() <= MAX_PROFILE_BYTES).map(|p| p.to_vec())
 }
 
 /// Encodes losslessly: gray stays gray, 16-bit gray stays 16-bit.
@@ -165,6 +206,14 @@ impl<'a> Chunks<'a> {
         // A default image that is not part of the animation is a picture of its own.
         chunks.frames = animation_frames + u32::from(!frame_before_data);
         Ok(chunks)
+    }
+
+    /// As the resizer takes it: numbers in the machine's byte order, and black and white as colours, as Wagtail resizes them.
+    fn as_resized(&self, mut picture: Picture) -> Picture {
+        if picture.layout == Layout::Gray16 {
+            picture.pixels.as_chunks_mut::<2>().0.iter_mut().for_each(to_native);
+        }
+        if self.bilevel() { picture.into_colour() } else { picture }
     }
 
     fn bilevel(&self) -> bool {

@@ -1,6 +1,6 @@
 //! How much memory a plan takes: what the budget of bytes is reserved by.
 
-use super::{Encoding, Plan};
+use super::{BAND_BYTES, Encoding, Plan};
 use crate::model::ImageFormat;
 
 /// The most pixels of a watermark; a worker refuses a larger one.
@@ -28,6 +28,8 @@ impl Plan {
         const LAYERS: u128 = 8;
         let is_drawing = self.source.format == ImageFormat::Svg;
         let decoded = if is_drawing { output * LAYERS } else { decoded };
+        // Of a source in bands there are only the one decoded and the one being resized.
+        let decoded = if self.in_bands() { decoded.min(3 * u128::from(BAND_BYTES)) } else { decoded };
         let decode = decoded * (pixel + u128::from(self.decoder_bytes_per_pixel())) + self.coefficient_bytes();
         // Two passes, either first: the picture between them has one side of the crop and one of the output.
         let reduced = |side: u32| u128::from(side.div_ceil(self.decode_reduction.max(1).into()));

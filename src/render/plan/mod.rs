@@ -25,6 +25,10 @@ use crate::{
 /// Counts up whenever the same plan would give other bytes, so that no stored name is ever reused for them.
 pub const RENDERER_VERSION: u32 = 3;
 
+/// The pixels of a band, see [`Plan::in_bands`]. Few enough to stay near the processor, and enough for the resizer's table
+/// of weights, which is made for each band, not to count.
+pub const BAND_BYTES: u64 = 4 << 20;
+
 /// What the operator's config decides about a rendition whose spec is silent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Defaults {
@@ -278,6 +282,25 @@ impl Plan {
         }
         add(format!("as {}", self.encoding));
         text
+    }
+
+    /// Whether the source comes from its decoder in bands of rows that are resized one by one, so that it is never in memory
+    /// whole. Rows come first in such a resize; where Wagtail's pixels are to be matched, they have to.
+    pub fn in_bands(&self) -> bool {
+        let rows_first = !self.turn.swaps_sides() || !self.has_exact_order();
+        self.source.format == ImageFormat::Png
+            && !self.source.progressive
+            && self.crop.size() != self.output_size
+            && self.source.stored_size.pixels() * u64::from(self.source.bytes_per_pixel) > 2 * BAND_BYTES
+            && rows_first
+    }
+
+    /// Whether the two passes of a resize are made in Wagtail's order: along the upright picture's rows first. Above a size,
+    /// and for lossy outputs, the faster order is taken: it differs only where an overshoot is clipped, by less than the
+    /// coding does.
+    pub fn has_exact_order(&self) -> bool {
+        const EXACT_ORDER_PIXELS: u64 = 2_000_000;
+        self.encoding.is_lossless() || self.crop.size().pixels() <= EXACT_ORDER_PIXELS
     }
 
     /// The size that the decoder gives, before turning upright.
