@@ -8,7 +8,7 @@ mod blur;
 mod resize;
 
 pub use blur::blur;
-pub use resize::{Resize, Window, multiply_alpha, resize};
+pub use resize::{Resize, Window, multiply_alpha, resize, resize_one_way};
 
 /// How the samples of a pixel lie, one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

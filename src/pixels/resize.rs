@@ -55,6 +55,36 @@ pub fn resize(kind: Kind, pixels: impl AsMut<[u8]>, how: &Resize) -> Result<Vec<
     resized.map_err(|error| error.to_string())
 }
 
+/// One pass of a resize, along the axis on which `how` changes anything: the other's numbers are those of the window. Alpha
+/// is the caller's business.
+///
+/// # Errors
+/// As [`resize`].
+pub fn resize_one_way(kind: Kind, pixels: &mut [u8], how: &Resize) -> Result<Vec<u8>, String> {
+    let resized = match kind {
+        Kind::Bytes1 => resize_one_way_as::<U8>(kind, pixels, how),
+        Kind::Bytes2 => resize_one_way_as::<U8x2>(kind, pixels, how),
+        Kind::Bytes3 => resize_one_way_as::<U8x3>(kind, pixels, how),
+        Kind::Bytes4 => resize_one_way_as::<U8x4>(kind, pixels, how),
+        Kind::Word1 => resize_one_way_as::<U16>(kind, pixels, how),
+    };
+    resized.map_err(|error| error.to_string())
+}
+
+fn resize_one_way_as<P: PixelTrait>(
+    kind: Kind,
+    pixels: &mut [u8],
+    how: &Resize,
+) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+    let &Resize { size, window: Window { left, top, width, height }, origin, extent, output, .. } = how;
+    let from = TypedImage::<P>::from_buffer(size.0, size.1, pixels)?;
+    let view = TypedCroppedImage::from_ref(&from, left, top, width, height)?;
+    let mut resized = vec![0; output.0 as usize * output.1 as usize * kind.bytes()];
+    let mut to = TypedImage::<P>::from_buffer(output.0, output.1, &mut resized)?;
+    Resizer::new().resize_typed(&view, &mut to, &options().crop(origin.0, origin.1, extent.0, extent.1))?;
+    Ok(resized)
+}
+
 fn resize_as<P: PixelTrait>(
     kind: Kind,
     mut pixels: impl AsMut<[u8]>,

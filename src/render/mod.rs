@@ -162,13 +162,13 @@ fn still(source: &[u8], finish: &Finish<'_>) -> Result<Rendered, RenderError> {
     let plan = finish.plan;
     let cut = plan.cut_as_stored()?;
     let (decode, resized);
+    let mut resizing = Duration::ZERO; // while it is decoded
     if plan.source.format == ImageFormat::Svg {
         // Drawn at the size that is asked for: nothing is left to resize.
         resized = svg::draw(source, plan, cut.crop, cut.output)?;
         decode = stages.lap();
     } else if plan.in_bands() {
         let mut bands = resample::Bands::new(cut, plan.source.stored_size)?;
-        let mut resizing = Duration::ZERO;
         let profile = codec::decode_bands(source, plan, |band| {
             let began = Instant::now();
             let added = bands.add(band);
@@ -186,7 +186,7 @@ fn still(source: &[u8], finish: &Finish<'_>) -> Result<Rendered, RenderError> {
         resized = resample::resize(decoded, cut)?;
     }
     let picture = finish.apply(resized)?;
-    let resample = stages.lap();
+    let resample = stages.lap() + resizing;
 
     let bytes = codec::encode(picture, plan.encoding)?;
     Ok(Rendered { bytes, times: StageTimes { decode, resample, encode: stages.lap() } })

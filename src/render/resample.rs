@@ -183,7 +183,7 @@ impl Bands {
             horizontal_first: true,
             alpha: false,
         };
-        let resized = sendimage_pixels::resize(band.layout.kind(), band.pixels, &how)
+        let resized = sendimage_pixels::resize_one_way(band.layout.kind(), &mut band.pixels, &how)
             .map_err(|detail| RenderError::Resample { detail })?;
         if self.halfway.is_empty() {
             self.halfway
@@ -198,7 +198,7 @@ impl Bands {
     /// # Errors
     /// [`RenderError::Resample`] when the resizer refuses, or rows are missing.
     pub fn finish(self, profile: Option<Vec<u8>>) -> Result<Picture, RenderError> {
-        let Self { cut, area, layout, halfway, .. } = self;
+        let Self { cut, area, layout, mut halfway, .. } = self;
         let size = (cut.output.width, area.pixels.size().height);
         let how = Resize {
             size,
@@ -209,7 +209,7 @@ impl Bands {
             horizontal_first: false,
             alpha: false,
         };
-        let pixels = sendimage_pixels::resize(layout.kind(), halfway, &how)
+        let pixels = sendimage_pixels::resize_one_way(layout.kind(), &mut halfway, &how)
             .map_err(|detail| RenderError::Resample { detail })?;
         let mut picture = Picture { size: cut.output, layout, pixels, profile };
         multiply_alpha(&mut picture, false)?;
