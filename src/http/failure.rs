@@ -140,7 +140,9 @@ fn ensure(error: &EnsureError) -> Row {
         }
         // The operator's file, which `check` finds.
         EnsureError::Watermark(_) => UNAVAILABLE,
-        EnsureError::PoolFull | EnsureError::WorkersLost(_) | EnsureError::Store(_) => UNAVAILABLE,
+        EnsureError::PoolFull | EnsureError::WorkersLost(_) | EnsureError::Unwanted | EnsureError::Store(_) => {
+            UNAVAILABLE
+        }
         EnsureError::Crashed => (StatusCode::INTERNAL_SERVER_ERROR, Outcome::Failed, "Internal error"),
     }
 }
@@ -213,6 +215,7 @@ mod tests {
             (E::Ensure(EnsureError::TimedOut { started: true }), 504),
             (E::Ensure(EnsureError::PoolFull), 503),
             (E::Ensure(EnsureError::WorkersLost(String::new())), 503),
+            (E::Ensure(EnsureError::Unwanted), 503),
             (E::Ensure(EnsureError::Poison(String::new())), 422),
             (E::Ensure(EnsureError::Store(store)), 503),
             (E::Ensure(EnsureError::Crashed), 500),

@@ -51,6 +51,9 @@ pub enum EnsureError {
     /// The workers went away, not by the image's doing.
     #[error("the render workers went away: {0}")]
     WorkersLost(String),
+    /// Nobody waited any more before it began.
+    #[error("nobody waits for the rendition any more")]
+    Unwanted,
     /// The image killed two workers.
     #[error("the image killed two workers, the second by {0}")]
     Poison(String),
@@ -85,6 +88,7 @@ impl From<JobError> for EnsureError {
             }
             JobError::NotAFile => Self::SourceGone("not a regular file"),
             JobError::TimedOut { started } => Self::TimedOut { started },
+            JobError::Unwanted => Self::Unwanted,
             JobError::Poison { cause } => Self::Poison(cause),
             JobError::Lost => Self::WorkersLost("two were killed from outside".into()),
             JobError::ShuttingDown => Self::WorkersLost("the service is shutting down".into()),
@@ -146,6 +150,7 @@ impl Memory {
             | EnsureError::TimedOut { started: false }
             | EnsureError::PoolFull
             | EnsureError::WorkersLost(_)
+            | EnsureError::Unwanted
             | EnsureError::Store(_)
             | EnsureError::Watermark(_)
             | EnsureError::Crashed => false,

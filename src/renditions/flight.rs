@@ -27,7 +27,17 @@ pub struct Crashed;
 /// Each runs on a task of its own: a caller that goes away cancels nobody. Its result, error or not, reaches every waiter,
 /// and its entry leaves the map however it ends.
 pub struct Flights<K, V> {
-    under_way: Arc<Mutex<HashMap<K, watch::Receiver<Option<V>>>>>,
+    under_way: Arc<Mutex<HashMap<K, watch::Sender<Option<V>>>>>,
+}
+
+/// Tells a flight's work whether anybody still waits for it.
+pub struct Audience<V>(watch::Sender<Option<V>>);
+
+impl<V> Audience<V> {
+    /// Returns when nobody does. Somebody may come again.
+    pub async fn left(&self) {
+        self.0.closed().await;
+    }
 }
 
 impl<K, V> Default for Flights<K, V> {
@@ -45,7 +55,7 @@ where
     ///
     /// # Errors
     /// [`Crashed`] when the flight's task panicked.
-    pub async fn join<F>(&self, key: &K, work: impl FnOnce() -> F) -> Result<(V, Role), Crashed>
+    pub async fn join<F>(&self, key: &K, work: impl FnOnce(Audience<V>) -> F) -> Result<(V, Role), Crashed>
     where
         F: Future<Output = V> + Send + 'static,
     {
@@ -54,19 +64,19 @@ where
         landed.clone().map(|value| (value, role)).ok_or(Crashed)
     }
 
-    fn board<F>(&self, key: &K, work: impl FnOnce() -> F) -> (watch::Receiver<Option<V>>, Role)
+    fn board<F>(&self, key: &K, work: impl FnOnce(Audience<V>) -> F) -> (watch::Receiver<Option<V>>, Role)
     where
         F: Future<Output = V> + Send + 'static,
     {
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(result) = under_way.get(key) {
-            return (result.clone(), Role::Follower);
+            return (result.subscribe(), Role::Follower);
         }
         let (sender, receiver) = watch::channel(None);
-        under_way.insert(key.clone(), receiver.clone());
+        under_way.insert(key.clone(), sender.clone());
         drop(under_way);
         let entry = Entry { key: key.clone(), under_way: self.under_way.clone() };
-        let work = work();
+        let work = work(Audience(sender.clone()));
         tokio::spawn(async move {
             // Dropped after the result is sent, or when the work panics; either way the next caller begins anew.
             let _entry = entry;
@@ -85,7 +95,7 @@ where
 /// Takes a flight's entry out of the map when dropped.
 struct Entry<K: Eq + Hash, V> {
     key: K,
-    under_way: Arc<Mutex<HashMap<K, watch::Receiver<Option<V>>>>>,
+    under_way: Arc<Mutex<HashMap<K, watch::Sender<Option<V>>>>>,
 }
 
 impl<K: Eq + Hash, V> Drop for Entry<K, V> {
@@ -111,7 +121,7 @@ mod tests {
                 let (flights, runs) = (flights.clone(), runs.clone());
                 tokio::spawn(async move {
                     flights
-                        .join(&7, || async move {
+                        .join(&7, |_| async move {
                             tokio::time::sleep(Duration::from_millis(50)).await;
                             runs.fetch_add(1, SeqCst)
                         })
@@ -134,7 +144,7 @@ mod tests {
         let leader = {
             let flights = flights.clone();
             tokio::spawn(async move {
-                let work = || async {
+                let work = |_| async {
                     tokio::time::sleep(Duration::from_millis(60)).await;
                     Err("its error reaches all".to_owned())
                 };
@@ -143,7 +153,7 @@ mod tests {
         };
         tokio::time::sleep(Duration::from_millis(20)).await;
         leader.abort();
-        let (value, role) = flights.join(&1, || async { unreachable!("the flight is under way") }).await.unwrap();
+        let (value, role) = flights.join(&1, |_| async { unreachable!("the flight is under way") }).await.unwrap();
         assert_eq!((value.unwrap_err().as_str(), role), ("its error reaches all", Role::Follower));
         assert_eq!(flights.count(), 0);
     }
@@ -151,8 +161,30 @@ mod tests {
     #[tokio::test]
     async fn a_crash_reaches_every_waiter_and_does_not_stick() {
         let flights = Flights::<u32, u8>::default();
-        assert_eq!(flights.join(&1, || async { panic!("on purpose") }).await, Err(Crashed));
+        assert_eq!(flights.join(&1, |_| async { panic!("on purpose") }).await, Err(Crashed));
         assert_eq!(flights.count(), 0);
-        assert_eq!(flights.join(&1, || async { 5 }).await, Ok((5, Role::Leader)));
+        assert_eq!(flights.join(&1, |_| async { 5 }).await, Ok((5, Role::Leader)));
+    }
+
+    #[tokio::test]
+    async fn work_learns_that_nobody_waits() {
+        let flights = Arc::new(Flights::<u32, &str>::default());
+        let join = |flights: Arc<Flights<u32, &'static str>>| async move {
+            let work = |audience: Audience<&'static str>| async move {
+                tokio::select! {
+                    () = audience.left() => "given up",
+                    () = tokio::time::sleep(Duration::from_secs(5)) => "done",
+                }
+            };
+            flights.join(&1, work).await
+        };
+        let (one, other) = (tokio::spawn(join(flights.clone())), tokio::spawn(join(flights.clone())));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        one.abort();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(flights.count(), 1, "one still waits");
+        other.abort();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(flights.count(), 0);
     }
 }

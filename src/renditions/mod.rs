@@ -14,7 +14,7 @@ use moka::sync::Cache;
 
 pub use failure::EnsureError;
 use failure::Memory;
-use flight::{Flights, Role};
+use flight::{Audience, Flights, Role};
 pub use planned::Planned;
 use planned::PlannedCache;
 
@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// Source images whose facts are held in memory; others are read from the store's record.
-const KNOWN_SOURCES: u64 = 200_000;
+const KNOWN_SOURCES: u64 = 100_000;
 
 /// Where sources, store and workers meet.
 pub struct Renditions {
@@ -230,18 +230,22 @@ impl Renditions {
         lane: Lane,
         deadline: Instant,
     ) -> Result<Ensured, EnsureError> {
-        let render = || {
-            let (this, location, planned) = (self.clone(), location.clone(), planned.clone());
-            async move { this.make(&location, &planned, lane, deadline).await }
-        };
-        match self.renders.join(&planned.key, render).await {
-            Ok((result, role)) => {
-                let (stored, planned) = (result?, planned.clone());
-                self.note(&planned, Some(stored.bytes));
-                let how = if role == Role::Leader { How::Rendered } else { How::Joined };
-                Ok(Ensured { stored, planned, how })
+        loop {
+            let render = |audience: Audience<_>| {
+                let (this, location, planned) = (self.clone(), location.clone(), planned.clone());
+                async move { this.make(&location, &planned, lane, deadline, audience.left()).await }
+            };
+            match self.renders.join(&planned.key, render).await {
+                // It was given up at the moment when this request came.
+                Ok((Err(EnsureError::Unwanted), _)) if Instant::now() < deadline => {}
+                Ok((result, role)) => {
+                    let (stored, planned) = (result?, planned.clone());
+                    self.note(&planned, Some(stored.bytes));
+                    let how = if role == Role::Leader { How::Rendered } else { How::Joined };
+                    return Ok(Ensured { stored, planned, how });
+                }
+                Err(flight::Crashed) => return Err(EnsureError::Crashed),
             }
-            Err(flight::Crashed) => Err(EnsureError::Crashed),
         }
     }
 
@@ -369,7 +373,7 @@ impl Renditions {
             return Ok(record);
         }
         let key = (location.clone(), version);
-        let probe = || {
+        let probe = |_| {
             let (this, (location, version)) = (self.clone(), key.clone());
             async move { this.find_facts(&location, version, deadline).await }
         };
@@ -421,7 +425,7 @@ impl Renditions {
         deadline: Instant,
     ) -> Result<Arc<SourceRecord>, EnsureError> {
         let key = (location.clone(), record.version.clone(), look);
-        let see = || {
+        let see = |_| {
             let (this, location, record) = (self.clone(), location.clone(), record.clone());
             async move { this.look(&location, record, look, deadline).await }
         };
@@ -496,10 +500,12 @@ impl Renditions {
         planned: &Planned,
         lane: Lane,
         deadline: Instant,
+        unwanted: impl Future<Output = ()>,
     ) -> Result<StoredRendition, EnsureError> {
-        let result = self.try_make(location, planned, lane, deadline).await;
+        let result = self.try_make(location, planned, lane, deadline, unwanted).await;
         let outcome = match &result {
             Ok(_) => "rendered",
+            Err(EnsureError::Unwanted) => "unwanted",
             Err(error) => {
                 self.memory.note(planned.key.path(), error);
                 "failed"
@@ -515,6 +521,7 @@ impl Renditions {
         planned: &Planned,
         lane: Lane,
         deadline: Instant,
+        unwanted: impl Future<Output = ()>,
     ) -> Result<StoredRendition, EnsureError> {
         let Planned { plan, key, .. } = planned;
         // Another process may share the store and have been quicker.
@@ -527,7 +534,7 @@ impl Renditions {
         self.limits.check_source(&plan.source)?;
         let draft = self.store.draft(key).await.map_err(|error| self.store_failed(error))?;
         let files = Files { source: &open.file, output: draft.file(), mark: self.marks.of(plan) };
-        let rendered = self.pool.render(files, plan, open.stat.bytes, lane, deadline).await;
+        let rendered = self.pool.render_unless(files, plan, open.stat.bytes, lane, deadline, unwanted).await;
         rendered.map_err(|error| match EnsureError::from(error) {
             EnsureError::Store(error) => self.store_failed(error),
             other => other,

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Solutions held at most; some 600 bytes each.
-const CAPACITY: u64 = 200_000;
+const CAPACITY: u64 = 50_000;
 
 /// A filter spec solved for one version of a source image.
 #[derive(Debug)]

@@ -280,6 +280,9 @@ pub enum JobError {
         /// Whether a worker had begun. Only then does it say anything about the image.
         started: bool,
     },
+    /// Nobody waits for it any more, and it had not begun.
+    #[error("nobody waits for the rendition any more")]
+    Unwanted,
     /// The job killed two workers by its own doing.
     #[error("two workers died of this job, the second by {cause}")]
     Poison {

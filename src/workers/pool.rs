@@ -3,6 +3,7 @@
 
 use std::{
     fs::File,
+    future::pending,
     io,
     os::fd::OwnedFd,
     path::PathBuf,
@@ -207,7 +208,7 @@ impl Pool {
             decode: None,
             cost: PROBE_COST,
         };
-        match self.shared.admission.enter(Lane::Cheap, work)?.answer().await? {
+        match self.shared.admission.enter(Lane::Cheap, work)?.answer(pending()).await? {
             Answer::Probed(facts) => Ok(facts),
             _ => Err(JobError::Lost), // its keeper lets nothing else pass
         }
@@ -239,7 +240,7 @@ impl Pool {
             max_source_bytes: self.shared.config.max_source_bytes,
             deadline,
         };
-        match self.shared.admission.enter(lane, work)?.answer().await? {
+        match self.shared.admission.enter(lane, work)?.answer(pending()).await? {
             Answer::Looked(found) => Ok(found),
             _ => Err(JobError::Lost), // its keeper lets nothing else pass
         }
@@ -261,6 +262,22 @@ impl Pool {
         lane: Lane,
         deadline: Instant,
     ) -> Result<RenderReport, JobError> {
+        self.render_unless(files, plan, source_bytes, lane, deadline, pending()).await
+    }
+
+    /// As [`Pool::render`]; a job that still waits when `unwanted` ends leaves the queue.
+    ///
+    /// # Errors
+    /// See [`JobError`].
+    pub async fn render_unless(
+        &self,
+        files: Files<'_>,
+        plan: &Plan,
+        source_bytes: u64,
+        lane: Lane,
+        deadline: Instant,
+        unwanted: impl Future<Output = ()>,
+    ) -> Result<RenderReport, JobError> {
         let Files { source, output, mark } = files;
         let (source, origin, length) = self.admit(source)?;
         if length != source_bytes {
@@ -280,7 +297,7 @@ impl Pool {
             decode: DecodeKey::of(plan, origin),
             cost: cost(plan),
         };
-        match self.shared.admission.enter(lane, work)?.answer().await? {
+        match self.shared.admission.enter(lane, work)?.answer(unwanted).await? {
             Answer::Rendered(report) => Ok(report),
             _ => Err(JobError::Lost), // its keeper lets nothing else pass
         }

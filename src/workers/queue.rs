@@ -326,14 +326,19 @@ pub struct Place {
 }
 
 impl Place {
-    /// Waits for the answer. The deadline ends a job that still waits; one that runs is ended by its worker's keeper.
-    pub async fn answer(mut self) -> Result<Answer, JobError> {
+    /// Waits for the answer. The deadline ends a job that still waits, and so does `unwanted`; one that runs is ended by its
+    /// worker's keeper, and goes on when it is unwanted: what is nearly done is soon asked for again.
+    pub async fn answer(mut self, unwanted: impl Future<Output = ()>) -> Result<Answer, JobError> {
         let deadline = tokio::time::Instant::from_std(self.deadline);
-        let answered = match tokio::time::timeout_at(deadline, &mut self.answer).await {
-            Ok(answered) => answered,
-            Err(_) if self.leave() => return Err(JobError::TimedOut { started: false }),
-            Err(_) => (&mut self.answer).await,
+        let given_up = tokio::select! {
+            answered = &mut self.answer => return answered.unwrap_or(Err(JobError::ShuttingDown)),
+            () = tokio::time::sleep_until(deadline) => JobError::TimedOut { started: false },
+            () = unwanted => JobError::Unwanted,
         };
+        if self.leave() {
+            return Err(given_up);
+        }
+        let answered = (&mut self.answer).await;
         answered.unwrap_or(Err(JobError::ShuttingDown)) // the pool's tasks are gone
     }
 
@@ -593,5 +598,19 @@ mod tests {
         let places: Vec<_> = (0..20).map_while(|_| queue.enter(Lane::Cheap, work(1)).ok()).collect();
         assert_eq!(places.len(), 12);
         assert_eq!(queue.enter(Lane::Cheap, work(1)).err(), Some(JobError::QueueFull));
+    }
+
+    #[tokio::test]
+    async fn what_nobody_wants_leaves_the_queue_unless_it_has_begun() {
+        let queue = admission(100, 1_000);
+        let waiting = queue.enter(Lane::Cheap, work(1)).ok().unwrap();
+        assert_eq!(waiting.answer(std::future::ready(())).await.unwrap_err(), JobError::Unwanted);
+        assert_eq!(queue.load(), (0, 0, 0));
+        let begun = queue.enter(Lane::Cheap, work(2)).ok().unwrap();
+        let granted = queue.turn(None).try_recv().unwrap();
+        let answer = tokio::spawn(begun.answer(std::future::ready(())));
+        tokio::task::yield_now().await;
+        granted.finish(Err(JobError::Lost));
+        assert_eq!(answer.await.unwrap().unwrap_err(), JobError::Lost);
     }
 }

@@ -171,7 +171,7 @@ fn flight_of_a_thousand(bencher: Bencher<'_, '_>) {
         runtime.block_on(async {
             let flights = Arc::new(Flights::<u32, u32>::default());
             let join = |flights: Arc<Flights<u32, u32>>| async move {
-                let work = || async {
+                let work = |_| async {
                     tokio::task::yield_now().await;
                     7
                 };
