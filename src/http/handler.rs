@@ -197,14 +197,19 @@ async fn find(
         let ensured = app.renditions.ensure(image, &spec, ask).await?;
         return Ok(Found { ensured, negotiated: true, interim: false });
     }
-    match app.renditions.find_or_begin(image, &spec, ask).await {
-        Ok(Some(ensured)) => return Ok(Found { ensured, negotiated: true, interim: false }),
+    let left = match app.renditions.find_or_leave(image, &spec, ask).await {
+        Ok(Ok(ensured)) => return Ok(Found { ensured, negotiated: true, interim: false }),
+        Ok(Err(left)) => Some(left),
         // What is too large for an AVIF may fit another format.
-        Ok(None) | Err(EnsureError::OverLimit(_)) => {}
+        Err(EnsureError::OverLimit(_)) => None,
         Err(error) => return Err(error),
-    }
+    };
     let meanwhile = spec.accepting(Accepted { avif: false, ..accepted });
     let ensured = app.renditions.ensure(image, &meanwhile, ask).await?;
+    // Not before: it would share the processor with what the client waits for.
+    if let Some(left) = left {
+        app.renditions.begin(left);
+    }
     Ok(Found { ensured, negotiated: true, interim: true })
 }
 

@@ -99,6 +99,14 @@ pub enum Ask {
     Disk,
 }
 
+/// A rendition that is not there, for [`Renditions::begin`].
+#[derive(Debug)]
+pub struct Left {
+    location: SourceRef,
+    /// `None` if it cannot be made.
+    planned: Option<Arc<Planned>>,
+}
+
 /// How a request came by its rendition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
@@ -249,36 +257,39 @@ impl Renditions {
         }
     }
 
-    /// As [`Renditions::ensure`], but of an AVIF that is not there `None`: it is begun behind all that somebody waits for,
-    /// and another format can be served meanwhile.
+    /// As [`Renditions::ensure`], but an AVIF that is not there is left for [`Renditions::begin`]: another format can be
+    /// served meanwhile.
     ///
     /// # Errors
-    /// See [`EnsureError`]. What goes wrong behind is in the log and in the metrics, and `None` until it is mended.
-    pub async fn find_or_begin(
+    /// See [`EnsureError`].
+    pub async fn find_or_leave(
         self: &Arc<Self>,
         image: &SourceImage,
         spec: &FilterSpec,
         ask: Ask,
-    ) -> Result<Option<Ensured>, EnsureError> {
-        let deadline = self.deadline();
-        let resolved = self.resolve_by(image, spec, ask, deadline).await?;
-        let planned = resolved.planned;
-        if let Some(stored) = resolved.stored {
-            return Ok(Some(Ensured { stored, planned, how: How::Hit }));
+    ) -> Result<Result<Ensured, Left>, EnsureError> {
+        let Resolved { planned, stored, source_is_there } = self.resolve_by(image, spec, ask, self.deadline()).await?;
+        if let Some(stored) = stored {
+            return Ok(Ok(Ensured { stored, planned, how: How::Hit }));
         }
         if planned.key.format() != ImageFormat::Avif {
-            return self.ensure(image, spec, ask).await.map(Some);
+            return self.ensure(image, spec, ask).await.map(Ok);
         }
-        if resolved.source_is_there && self.memory.recall(planned.key.path()).is_none() {
-            let (this, location) = (self.clone(), image.location.clone());
-            tokio::spawn(async move {
-                let made = this.render(&location, &planned, Lane::Warm, deadline).await;
-                if let Err(error) = made {
-                    tracing::info!(reason = %error, "an AVIF was not made behind another format's answer");
-                }
-            });
-        }
-        Ok(None)
+        let can_be_made = source_is_there && self.memory.recall(planned.key.path()).is_none();
+        Ok(Err(Left { location: image.location.clone(), planned: can_be_made.then_some(planned) }))
+    }
+
+    /// Makes what was left, behind all that somebody waits for. What goes wrong is in the log and in the metrics, and it is
+    /// left again until that is mended.
+    pub fn begin(self: &Arc<Self>, Left { location, planned }: Left) {
+        let Some(planned) = planned else { return };
+        let this = self.clone();
+        tokio::spawn(async move {
+            let made = this.render(&location, &planned, Lane::Warm, this.deadline()).await;
+            if let Err(error) = made {
+                tracing::info!(reason = %error, "an AVIF was not made behind another format's answer");
+            }
+        });
     }
 
     /// Solves a request as far as it can be without rendering.

@@ -75,6 +75,9 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// The codecs are built for processors since 2008.
+    #[error("this processor lacks SSE4.1, which the render workers need")]
+    Processor,
     /// A worker did not start.
     #[error("a render worker could not be started")]
     Worker(#[source] io::Error),
@@ -165,6 +168,10 @@ impl Pool {
     /// # Errors
     /// When the program cannot be opened or a worker does not start.
     pub async fn start(mut config: PoolConfig, metrics: Arc<Metrics>) -> Result<Arc<Self>, StartError> {
+        #[cfg(target_arch = "x86_64")]
+        if !std::arch::is_x86_feature_detected!("sse4.1") {
+            return Err(StartError::Processor);
+        }
         if config.workers == 0 {
             config.workers = available_parallelism().map_or(1, usize::from);
         }

@@ -22,8 +22,7 @@ import urllib.parse
 
 from rounds import TICK, Others, family, pinned
 
-# A photograph is linked, not copied, to become another image: to sendimage another path, to the page cache the same bytes.
-LINKS = 60_000
+COPIES = 192
 
 
 @contextlib.contextmanager
@@ -115,7 +114,8 @@ root = "{self.media}"
     def another(self, photo):
         """The name of an image that nobody asked for before: the photo under a new name."""
         name = f"{self.links:07}{photo.suffix}"
-        base = self.media / f".{photo.stem}-{self.links // LINKS}{photo.suffix}"
+        # In turn from among more files than wait at once: images of one file would have its decode in common.
+        base = self.media / f".{photo.stem}-{self.links % COPIES}{photo.suffix}"
         if not base.exists():
             shutil.copyfile(photo, base)
         os.link(base, self.media / name)
