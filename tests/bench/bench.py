@@ -91,6 +91,8 @@ def versions(options):
     if set(options.parts) - {"cold", "throughput"}:
         yield first(["nginx", "-v"]).replace("nginx version: ", "")
         yield first(["wrk", "-v"]).split(" [")[0]
+    if options.peers and "hit" in options.parts:
+        yield from importlib.import_module("django_peers").versions(options)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,13 @@ def measure(options):
             FLOOR_AS_OURS: start_floor(running, directory, check.store, files, check, names),
             **ours,
         }
+        if options.peers:
+            # Imported here: it is made of parts of this file.
+            import django_peers
+
+            slow, said = django_peers.start(options, running, directory, check.store, files)
+            peers.update(slow)
+            notes += said
         sizes = [(check.store / name).stat().st_size for name in files]
         results, others = in_rounds(options, peers)
         return report(results, sizes, options, [str(others), *notes])
