@@ -91,18 +91,25 @@ struct Running {
 }
 
 /// How long a unit of cost has taken of late, on one worker.
-#[derive(Default)]
 struct Pace {
     seconds_per_unit: f64,
+}
+
+impl Default for Pace {
+    /// What the unit is meant to be, until it is known.
+    fn default() -> Self {
+        Self { seconds_per_unit: 1e-8 }
+    }
 }
 
 impl Pace {
     fn note(&mut self, cost: u64, took: Duration) {
         /// Jobs that the mean is about.
         const MEMORY: f64 = 16.0;
+        /// One job that hung says nothing about those behind it.
+        const MOST: f64 = 4.0;
         let seconds = took.as_secs_f64() / cost.max(1) as f64;
-        let weight = if self.seconds_per_unit == 0.0 { 1.0 } else { 1.0 / MEMORY };
-        self.seconds_per_unit += (seconds - self.seconds_per_unit) * weight;
+        self.seconds_per_unit += (seconds.min(MOST * self.seconds_per_unit) - self.seconds_per_unit) / MEMORY;
     }
 
     fn of(&self, cost: u64) -> Duration {
@@ -121,19 +128,22 @@ impl State {
         let origin = waiting.work.origin;
         let lane_round = self.rounds[lane];
         let queue = &mut self.lanes[lane];
+        // What a render is planned by takes a millisecond or two: whether it can be made is soon known.
+        let is_probe = matches!(waiting.work.task, Task::Probe);
         let last = queue.iter().rev().find(|other| other.work.origin == origin).map(|other| other.round);
-        waiting.round = last.unwrap_or(lane_round).max(lane_round) + 1;
+        waiting.round = if is_probe { lane_round } else { last.unwrap_or(lane_round).max(lane_round) + 1 };
         let place = queue.partition_point(|other| other.round <= waiting.round);
         queue.insert(place, waiting);
     }
 
-    /// The job that goes next on a worker that holds a decode: one that wants it, else that of [`State::next`].
+    /// The job that goes next on a worker that holds a decode: one that wants it, of no worse a lane than that of
+    /// [`State::next`], else that one.
     fn next_for(&self, holds: Option<DecodeKey>, budget: u64, workers: usize) -> Option<(usize, usize)> {
         let next = self.next(budget, workers)?;
         let (lane, index) = next;
         let is_impatient = self.lanes[lane][index].passed_over >= PATIENCE[lane];
         let sharing = holds.filter(|_| !is_impatient).and_then(|key| {
-            let places = (0..Lane::COUNT).flat_map(|lane| (0..self.lanes[lane].len()).map(move |index| (lane, index)));
+            let places = (0..=lane).flat_map(|lane| (0..self.lanes[lane].len()).map(move |index| (lane, index)));
             places.into_iter().find(|&(lane, index)| {
                 let work = &self.lanes[lane][index].work;
                 work.decode == Some(key) && self.reserved + work.memory_bytes <= budget
@@ -223,10 +233,14 @@ impl Admission {
         let ticket = state.next_ticket;
         state.next_ticket += 1;
         let deadline = work.deadline;
+        // The render that follows a probe was let in with it: it shall not be refused after the wait because another's
+        // probe has taken the place meanwhile.
+        let is_probe = matches!(work.task, Task::Probe);
+        let depth = if is_probe { self.queue_depth } else { self.queue_depth + self.queue_depth / 8 };
         let waiting = Waiting { ticket, round: 0, work, answer: sender, since: now, passed_over: 0 };
         state.queue(lane as usize, waiting);
         self.dispatch(&mut state);
-        if state.waiting() > self.queue_depth {
+        if state.waiting() > depth {
             let displaced = if lane == Lane::Warm { None } else { state.lanes[Lane::Warm as usize].pop_back() };
             match displaced {
                 Some(warm) => drop(warm.answer.send(Err(JobError::QueueFull))),
@@ -410,10 +424,17 @@ mod tests {
     use std::fs::File;
 
     use super::*;
+    use crate::{
+        model::SourceFacts,
+        render::{
+            look::Look,
+            plan::{Encoding, Plan},
+        },
+    };
 
     fn work(memory_bytes: u64) -> Work {
         Work {
-            task: Task::Probe,
+            task: Task::Look { plan: Plan::whole(facts(), Encoding::Png), look: Look::Interest { across: 1, down: 1 } },
             source: File::open("/dev/null").unwrap().into(),
             output: None,
             mark: None,
@@ -424,6 +445,27 @@ mod tests {
             decode: None,
             cost: 1,
         }
+    }
+
+    fn facts() -> SourceFacts {
+        serde_json::from_str(
+            r#"{"format": "jpeg", "stored_size": {"width": 9, "height": 9}, "orientation": 1, "frames": 1,
+                "bytes_per_pixel": 3, "progressive": false}"#,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_probe_goes_first_and_the_render_after_it_has_its_place() {
+        let queue = admission(16, 1_000);
+        let probe = |bytes| Work { task: Task::Probe, ..work(bytes) };
+        let mut places: Vec<_> = (0..16).map(|at| queue.enter(Lane::Cheap, work(100 + at)).ok().unwrap()).collect();
+        assert_eq!(queue.enter(Lane::Cheap, probe(1)).err(), Some(JobError::QueueFull));
+        places.extend((0..2).map(|at| queue.enter(Lane::Cheap, work(200 + at)).ok().unwrap()));
+        assert_eq!(queue.enter(Lane::Cheap, work(300)).err(), Some(JobError::QueueFull));
+        places.truncate(15);
+        let _probe = queue.enter(Lane::Cheap, probe(1)).ok().unwrap();
+        assert_eq!(take(&queue), Some(1));
     }
 
     fn file(inode: u64) -> FileId {
@@ -558,6 +600,10 @@ mod tests {
         })
         .collect();
         assert_eq!(order, [3, 5]);
+        // What nobody waits for does not go before a client because of it.
+        let _behind = queue.enter(Lane::Warm, job(6, key(8))).ok().unwrap();
+        let _client = queue.enter(Lane::Cheap, Work { origin: file(8), ..work(7) }).ok().unwrap();
+        assert_eq!(queue.turn(key(8)).try_recv().unwrap().work().memory_bytes, 7);
     }
 
     #[test]
@@ -593,7 +639,7 @@ mod tests {
     #[test]
     fn a_queue_that_is_too_long_for_the_deadline_refuses_at_once() {
         let queue = admission(100, 1_000);
-        queue.lock().pace.note(1, Duration::from_secs(10));
+        queue.lock().pace.seconds_per_unit = 10.0;
         // Two workers, ten seconds each: the deadline of a minute is met by those with a dozen before them.
         let places: Vec<_> = (0..20).map_while(|_| queue.enter(Lane::Cheap, work(1)).ok()).collect();
         assert_eq!(places.len(), 12);
