@@ -145,8 +145,8 @@ pub fn render_marked(source: &[u8], mark: Option<&[u8]>, plan: &Plan) -> Result<
     let mut rendered = match plan.encoding {
         plan::Encoding::Svg => return vector(source, plan),
         _ if plan.frames > 1 => animation(source, &finish)?,
-        _ => match in_planes(source, plan)? {
-            Some(rendered) => rendered,
+        _ => match render_shareable(source, plan)? {
+            Some((rendered, _)) => rendered,
             None => still(source, &finish)?,
         },
     };
@@ -192,14 +192,18 @@ fn still(source: &[u8], finish: &Finish<'_>) -> Result<Rendered, RenderError> {
     Ok(Rendered { bytes, times: StageTimes { decode, resample, encode: stages.lap() } })
 }
 
-/// The same without red, green and blue, where the plan has nothing for them and the source is coded so.
-fn in_planes(source: &[u8], plan: &Plan) -> Result<Option<Rendered>, RenderError> {
+/// Makes a rendition without red, green and blue, where the plan has nothing for them and the source is coded so; and what
+/// it was made of, for others. `None` where it is not.
+///
+/// # Errors
+/// As [`render_marked`].
+pub fn render_shareable(source: &[u8], plan: &Plan) -> Result<Option<(Rendered, Shareable)>, RenderError> {
     let mut stages = Stages::start();
     let Some(mut decoded) = Shareable::decode(source, plan)? else { return Ok(None) };
     let decode = stages.lap();
     let mut rendered = decoded.render(plan)?;
     rendered.times.decode = decode;
-    Ok(Some(rendered))
+    Ok(Some((rendered, decoded)))
 }
 
 /// A decoded source that any number of renditions can be made of: those of plans `in_planes` with the same reduction.
@@ -211,7 +215,7 @@ impl Shareable {
     ///
     /// # Errors
     /// When the source cannot be decoded or is not what the plan was made for.
-    pub fn decode(source: &[u8], plan: &Plan) -> Result<Option<Self>, RenderError> {
+    fn decode(source: &[u8], plan: &Plan) -> Result<Option<Self>, RenderError> {
         if !plan.in_planes {
             return Ok(None);
         }

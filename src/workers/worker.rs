@@ -11,7 +11,6 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     panic::{self, AssertUnwindSafe},
     process::ExitCode,
-    time::Instant,
 };
 
 use rustix::{
@@ -209,17 +208,28 @@ type Held = Option<(DecodeKey, Shareable)>;
 
 /// One job. `Err` is an answer too: the first thing that went wrong.
 fn work(job: &Job, descriptors: &[OwnedFd], held: &mut Held) -> Result<Answer, Answer> {
+    let failed = |error: RenderError| Answer::Failed(error);
     // Whatever happens, nothing is held on to but what this job decodes.
     let held_before = held.take();
-    if let (Task::Render { plan }, Some(decode)) = (&job.task, job.decode) {
-        let held_before = held_before.filter(|(key, _)| *key == decode);
-        if let Some((rendered, decoded)) = render_shareable(job, plan, descriptors, held_before)? {
-            *held = Some((decode, decoded));
-            return write_rendered(&rendered, descriptors);
-        }
+    let shareable = match &job.task {
+        Task::Render { plan } => job.decode.map(|key| (key, plan)),
+        Task::Probe | Task::Look { .. } => None,
+    };
+    if let (Some((key, plan)), Some((held_key, mut decoded))) = (shareable, held_before)
+        && held_key == key
+    {
+        let rendered = decoded.render(plan).map_err(failed)?;
+        *held = Some((key, decoded));
+        return write_rendered(&rendered, descriptors);
     }
-    let source = read(source_of(descriptors)?, job.max_source_bytes)?;
-    let failed = |error: RenderError| Answer::Failed(error);
+    let source = descriptors.first().ok_or(Answer::Source(RawErrno::BADF.into()))?;
+    let source = read(source.as_fd(), job.max_source_bytes)?;
+    if let Some((key, plan)) = shareable
+        && let Some((rendered, decoded)) = render::render_shareable(&source, plan).map_err(failed)?
+    {
+        *held = Some((key, decoded));
+        return write_rendered(&rendered, descriptors);
+    }
     match &job.task {
         Task::Probe => render::probe(&source).map(Answer::Probed).map_err(failed),
         Task::Look { plan, look } => render::look(&source, plan, *look).map(Answer::Looked).map_err(failed),
@@ -230,33 +240,6 @@ fn work(job: &Job, descriptors: &[OwnedFd], held: &mut Held) -> Result<Answer, A
             write_rendered(&rendered, descriptors)
         }
     }
-}
-
-/// Renders by a decode that other jobs have in common: the one held, or a new one. `None` of a source that is not coded so.
-fn render_shareable(
-    job: &Job,
-    plan: &Plan,
-    descriptors: &[OwnedFd],
-    held: Held,
-) -> Result<Option<(Rendered, Shareable)>, Answer> {
-    let failed = |error: RenderError| Answer::Failed(error);
-    let began = Instant::now();
-    let mut decoded = match held {
-        Some((_, decoded)) => decoded,
-        None => {
-            let source = read(source_of(descriptors)?, job.max_source_bytes)?;
-            let Some(decoded) = Shareable::decode(&source, plan).map_err(failed)? else { return Ok(None) };
-            decoded
-        }
-    };
-    let decode = began.elapsed();
-    let mut rendered = decoded.render(plan).map_err(failed)?;
-    rendered.times.decode = decode;
-    Ok(Some((rendered, decoded)))
-}
-
-fn source_of(descriptors: &[OwnedFd]) -> Result<BorrowedFd<'_>, Answer> {
-    descriptors.first().map(AsFd::as_fd).ok_or(Answer::Source(RawErrno::BADF.into()))
 }
 
 fn write_rendered(rendered: &Rendered, descriptors: &[OwnedFd]) -> Result<Answer, Answer> {

@@ -58,7 +58,8 @@ pub fn decode(source: &[u8], stored_size: Size) -> Result<Picture, RenderError> 
 pub fn decode_planes(source: &[u8], stored_size: Size) -> Result<Option<Planes>, RenderError> {
     let mut decoder = Decoder::open(source, Some(stored_size))?;
     expect_size(size_of(decoder.image()), stored_size)?;
-    if decoder.layout()? != Layout::Rgb8 {
+    // What the boxes tell already is not decoded in vain.
+    if decoder.layout()? != Layout::Rgb8 || decoder.plain_subsampling().is_none() {
         return Ok(None);
     }
     let profile = decoder.profile().filter(|profile| profile.len() <= MAX_PROFILE_BYTES).map(<[u8]>::to_vec);
@@ -179,8 +180,8 @@ impl<'a> Decoder<'a> {
         Some(unsafe { std::slice::from_raw_parts(data, size) })
     }
 
-    /// A copy of the decoded frame's planes, if they are of the kind that is handed on as it is.
-    fn planes(&self) -> Option<Planes> {
+    /// The subsampling of colours that are handed on as they are: eight bits deep, BT.601.
+    fn plain_subsampling(&self) -> Option<(u32, u32)> {
         let image = self.image();
         let subsampling = match image.yuvFormat {
             ffi::AVIF_PIXEL_FORMAT_YUV444 => (1, 1),
@@ -195,7 +196,13 @@ impl<'a> Decoder<'a> {
                 | ffi::AVIF_MATRIX_COEFFICIENTS_BT601
                 | ffi::AVIF_MATRIX_COEFFICIENTS_UNSPECIFIED
         );
-        if image.depth != 8 || !is_bt601 || image.yuvPlanes.iter().any(|plane| plane.is_null()) {
+        (image.depth == 8 && is_bt601).then_some(subsampling)
+    }
+
+    /// A copy of the decoded frame's planes, if they are of that kind.
+    fn planes(&self) -> Option<Planes> {
+        let (image, subsampling) = (self.image(), self.plain_subsampling()?);
+        if image.yuvPlanes.iter().any(|plane| plane.is_null()) {
             return None;
         }
         let size = size_of(image);

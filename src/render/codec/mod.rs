@@ -66,10 +66,7 @@ pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
 /// Decodes the source's first picture, as stored, at the plan's reduction. Its size is checked against the plan before
 /// anything of that size is allocated.
 pub fn decode(source: &[u8], plan: &Plan) -> Result<Picture, RenderError> {
-    let format = detect(source)?;
-    if format != plan.source.format {
-        return Err(RenderError::Changed);
-    }
+    let format = expect_format(source, plan)?;
     let stored_size = plan.source.stored_size;
     let picture = match format {
         ImageFormat::Jpeg => jpeg::decode(source, stored_size, plan.decode_reduction)?,
@@ -96,7 +93,7 @@ pub fn decode_bands(
     plan: &Plan,
     take: impl FnMut(Picture) -> Result<(), RenderError>,
 ) -> Result<Option<Vec<u8>>, RenderError> {
-    match detect(source)? {
+    match expect_format(source, plan)? {
         ImageFormat::Png => png::decode_bands(source, plan.source.stored_size, take),
         _ => Err(RenderError::Changed),
     }
@@ -104,10 +101,7 @@ pub fn decode_bands(
 
 /// As [`decode`], in the planes that the file is coded in; `None` where there are none that could be handed on.
 pub fn decode_planes(source: &[u8], plan: &Plan) -> Result<Option<Planes>, RenderError> {
-    let format = detect(source)?;
-    if format != plan.source.format {
-        return Err(RenderError::Changed);
-    }
+    let format = expect_format(source, plan)?;
     let stored_size = plan.source.stored_size;
     let planes = match format {
         ImageFormat::Jpeg => jpeg::decode_planes(source, stored_size, plan.decode_reduction)?,
@@ -160,6 +154,12 @@ pub(super) fn corrupt(format: ImageFormat, detail: impl ToString) -> RenderError
 
 fn encode_error(format: ImageFormat, detail: impl ToString) -> RenderError {
     RenderError::Encode { format, detail: detail.to_string() }
+}
+
+/// The file must be of the format that the plan was made for.
+fn expect_format(source: &[u8], plan: &Plan) -> Result<ImageFormat, RenderError> {
+    let format = detect(source)?;
+    if format == plan.source.format { Ok(format) } else { Err(RenderError::Changed) }
 }
 
 /// The file must be of the size that the plan was made for.
