@@ -1,0 +1,19 @@
+//! What must hold when something breaks or somebody means harm: the built binary with a real nginx and real file systems,
+//! killed, starved, lied to and flooded.
+//!
+//! Every test has two lengths. `cargo test --test faults` takes a selection of each within minutes; with
+//! `SENDIMAGE_LONG=1` (`tests/run --faults`) the same tests run at the numbers that README's reliability chapter quotes. Random
+//! choices come from a printed seed (`SENDIMAGE_SEED` sets it). What a test has counted goes to [`report`].
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod floods;
+#[allow(dead_code, reason = "shared with the suite, which uses the rest")]
+#[path = "../suite/harness.rs"]
+mod harness;
+#[allow(dead_code)]
+mod report;
+#[allow(dead_code)]
+mod tools;
+#[allow(dead_code, reason = "shared with the suite, which uses the rest")]
+#[path = "../suite/vectors.rs"]
+mod vectors;
