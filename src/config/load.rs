@@ -181,6 +181,7 @@ impl Config {
         self.check_rendering(&mut problem);
         self.check_offload(&mut problem);
         self.check_catalogue(&mut problem);
+        self.check_headers(&mut problem);
         if self.store.root.as_os_str().is_empty() {
             problem("store.root", "is not set: the folder that renditions are kept in".into());
         }
@@ -322,6 +323,19 @@ impl Config {
         }
     }
 
+    fn check_headers(&self, problem: &mut impl FnMut(&str, String)) {
+        let headers = &self.headers;
+        for (key, value) in [
+            ("headers.access_control_allow_origin", &headers.access_control_allow_origin),
+            ("headers.cross_origin_resource_policy", &headers.cross_origin_resource_policy),
+        ] {
+            if value.as_ref().is_some_and(|value| value.is_empty() || !value.bytes().all(|b| matches!(b, b' '..=b'~')))
+            {
+                problem(key, "is a header's value: printable ASCII, and not empty".into());
+            }
+        }
+    }
+
     fn check_catalogue(&self, problem: &mut impl FnMut(&str, String)) {
         let catalogue = &self.catalogue;
         match (catalogue.kind, &catalogue.url, &catalogue.file) {
@@ -411,6 +425,9 @@ mod tests {
             ("[render]\nmemory_budget = \"12 parsecs\"\n", &["render.memory_budget"]),
             ("[server]\nlisten = \"everywhere\"\n", &["server.listen"]),
             ("[auth]\nmode = \"jwt\"\n", &["auth.mode"]),
+            ("[offload]\nmode = \"teleport\"\n", &["offload.mode", "teleport", "`accel`", "`auth_request`"]),
+            ("[routes.a]\nprefix = \"/a/\"\noffload = \"teleport\"\n", &["routes.a", "`redirect`"]),
+            ("[headers]\naccess_control_allow_origin = \"a\\r\\nb: c\"\n", &["headers.access_control_allow_origin"]),
             ("[signing]\nkeys = [{ id = \"a\", secrt = \"x\" }]\n", &["signing.keys"]),
             ("[store\nroot", &["sendimage.toml"]),
         ] {

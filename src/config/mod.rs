@@ -150,6 +150,7 @@ pub struct SigningKeyConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct AuthConfig {
     /// Only `off` in this version; anything else is refused at start rather than left unenforced.
+    #[serde(deserialize_with = "values::one_of")]
     pub mode: AuthMode,
 }
 
@@ -167,6 +168,7 @@ pub enum AuthMode {
 #[serde(deny_unknown_fields, default)]
 pub struct CatalogueConfig {
     /// Which backend.
+    #[serde(deserialize_with = "values::one_of")]
     pub kind: CatalogueKind,
     /// `sqlite`: `sqlite:///path/to/db.sqlite3`.
     pub url: Option<String>,
@@ -218,6 +220,7 @@ pub enum CatalogueKind {
 #[serde(deny_unknown_fields)]
 pub struct SourceConfig {
     /// Which backend.
+    #[serde(deserialize_with = "values::one_of")]
     pub kind: SourceKind,
     /// `fs`: the folder; nothing outside it is ever opened.
     pub root: PathBuf,
@@ -239,6 +242,7 @@ pub enum SourceKind {
 #[serde(deny_unknown_fields, default)]
 pub struct StoreConfig {
     /// Which backend.
+    #[serde(deserialize_with = "values::one_of")]
     pub kind: StoreKind,
     /// The folder that nginx streams from; there is no default.
     pub root: PathBuf,
@@ -248,6 +252,7 @@ pub struct StoreConfig {
     pub dir_mode: Mode,
     /// How sure sendimage makes that a rendition is there before it hands it over. Whatever it believes, nginx finds out,
     /// and asks again.
+    #[serde(deserialize_with = "values::one_of")]
     pub existence: Existence,
     /// `existence = "remember"`: for how long a rendition that was there counts as there.
     pub remember_seconds: f64,
@@ -308,6 +313,7 @@ pub enum StoreKind {
 #[serde(deny_unknown_fields, default)]
 pub struct OffloadConfig {
     /// How an answer hands a rendition over.
+    #[serde(deserialize_with = "values::one_of")]
     pub mode: OffloadMode,
     /// `accel`: the prefix of nginx's internal location, with a slash at both ends.
     pub internal_prefix: String,
@@ -382,6 +388,7 @@ pub struct RenderConfig {
     /// added to the release's own.
     pub format_conversions: BTreeMap<ImageFormat, ImageFormat>,
     /// Whether animations stay animated where the format can be; a Wagtail without Wand takes the first frame.
+    #[serde(deserialize_with = "values::one_of")]
     pub animation: Animation,
     /// Jobs after which a worker is replaced by a fresh one.
     pub recycle_after_jobs: u32,
@@ -513,8 +520,10 @@ pub struct OpsConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
     /// One line for people, or one JSON object.
+    #[serde(deserialize_with = "values::one_of")]
     pub format: LogFormat,
     /// `error`, `warn`, `info`, `debug` or `trace`. Served images are logged at `debug`, failures at `info` and above.
+    #[serde(deserialize_with = "values::one_of")]
     pub level: LogLevel,
 }
 
@@ -556,6 +565,7 @@ pub struct RouteConfig {
     /// The Wagtail keys that it takes; those of `[signing]` where absent.
     pub wagtail_keys: Option<Vec<Secret>>,
     /// As `offload.mode`.
+    #[serde(default, deserialize_with = "values::one_of_these")]
     pub offload: Option<OffloadMode>,
     /// As `signing.presets_only`.
     pub presets_only: Option<bool>,

@@ -2,7 +2,10 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Error as _, IntoDeserializer as _},
+};
 
 /// A number of bytes: a plain number, or a text such as `"512MiB"`, `"20 GB"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,6 +16,24 @@ impl<'de> Deserialize<'de> for Bytes {
         let size = bytesize::ByteSize::deserialize(deserializer)?;
         Ok(Self(size.as_u64()))
     }
+}
+
+/// A word of a fixed list. Asked as a text, so that the error names the list: by itself the library names a Rust type.
+pub(super) fn one_of<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    T::deserialize(String::deserialize(deserializer)?.into_deserializer())
+}
+
+/// As [`one_of`], where the key may be absent.
+pub(super) fn one_of_these<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    one_of(deserializer).map(Some)
 }
 
 /// Permission bits, written in octal: `"0644"`.
@@ -69,7 +90,7 @@ impl<'de> Deserialize<'de> for ListenAddress {
 }
 
 /// A list. In a file it is an array; in the environment, where all values are text, it is a JSON array.
-pub fn list<'de, D: Deserializer<'de>, T: serde::de::DeserializeOwned>(deserializer: D) -> Result<Vec<T>, D::Error> {
+pub fn list<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Vec<T>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Spelling {
