@@ -5,7 +5,7 @@
 use std::{
     fmt::{self, Write as _},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -22,6 +22,7 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
+use tracing_appender::non_blocking::ErrorCounter;
 
 /// How a request ended: the label of `sendimage_requests_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,12 +151,28 @@ impl EncodeMetric for RequestSeconds {
     }
 }
 
+/// Log lines that nobody could be given: a number that the log's writer keeps.
+#[derive(Clone, Debug, Default)]
+struct DroppedLines(Arc<OnceLock<ErrorCounter>>);
+
+impl EncodeMetric for DroppedLines {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let dropped = self.0.get().map_or(0, ErrorCounter::dropped_lines);
+        encoder.encode_counter::<NoLabelSet, _, u64>(&(dropped as u64), None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Counter
+    }
+}
+
 /// All metrics. Cheap to share; every field may be touched from any thread.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     requests: [Counter; Outcome::ALL.len()],
     request_seconds: RequestSeconds,
+    log_dropped: DroppedLines,
     /// `sendimage_renders_total{outcome,format}`: renders by how they ended.
     pub renders: Family<RenderLabels, Counter>,
     render_seconds: Family<StageLabel, Histogram, fn() -> Histogram>,
@@ -192,6 +209,7 @@ impl Metrics {
         let metrics = Self {
             requests,
             request_seconds: request_seconds.clone(),
+            log_dropped: DroppedLines::default(),
             renders,
             render_seconds,
             render_queue_depth: Gauge::default(),
@@ -241,8 +259,15 @@ impl Metrics {
             "Changed configs that SIGHUP did not apply",
             metrics.config_reload_failed.clone(),
         );
+        registry.register("log_dropped", "Log lines dropped because nobody read them", metrics.log_dropped.clone());
         registry.register("key_uses", "Signatures that verified, by key id", metrics.key_uses.clone());
         Self { registry, ..metrics }
+    }
+
+    /// Lets the log's own counter be read here (`sendimage_log_dropped_total`).
+    pub fn count_dropped_lines(&self, counter: ErrorCounter) {
+        // A second log in one process (the tests') changes nothing.
+        let _ = self.log_dropped.0.set(counter);
     }
 
     /// Counts one answered request.

@@ -9,6 +9,7 @@ use super::{CommandResult, runtime, serve, start_log};
 use crate::{
     access::{Link, Scheme, Subject, Verifier, fresh_secret},
     config::{Config, ListenAddress, OffloadMode, SigningKeyConfig, SourceConfig, SourceKind},
+    http::inherited::Inherited,
 };
 
 /// Everything in one: makes a sample photo and a fresh key in a temporary folder, serves without nginx (offload mode
@@ -39,7 +40,7 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     config.sources.insert("media".into(), SourceConfig { kind: SourceKind::Fs, root: media, svg: false });
     config.store.root = folder.path.join("renditions");
     config.offload.mode = OffloadMode::Direct;
-    start_log(&config.log);
+    let log = start_log(&config.log);
 
     let verifier = Verifier::new(&config)?;
     let urls: Vec<String> = SPECS
@@ -49,7 +50,7 @@ pub fn run(arguments: &Arguments) -> CommandResult {
             verifier.sign(&verifier.table().routes()[0], Scheme::Native, &Link::new(&subject, spec))
         })
         .collect();
-    runtime()?.block_on(serve::serve(&config, None, |address| {
+    runtime()?.block_on(serve::serve(&config, None, Inherited::default(), &log, |address| {
         println!("\nOpen one of these; the first look renders, the second finds it in the store:\n");
         for (spec, url) in SPECS.iter().zip(&urls) {
             println!("  {spec}\n    http://{address}{url}\n");

@@ -8,6 +8,7 @@ mod nginx_conf;
 mod render;
 mod sample;
 mod serve;
+mod service_manager;
 mod sign;
 
 use std::{
@@ -16,6 +17,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
 use crate::{
     access::{KeyError, Route, Subject, Verifier},
@@ -171,8 +173,24 @@ fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
 }
 
-/// Log lines to standard error, as `[log]` says.
-fn start_log(config: &LogConfig) {
+/// Lines that wait for a standard error that takes none; more are dropped, and counted.
+const WAITING_LOG_LINES: usize = 8192;
+
+/// The log, while it is kept: what still waits is written when this is dropped.
+struct Log {
+    lines: NonBlocking,
+    _writer: WorkerGuard,
+}
+
+impl Log {
+    fn dropped_lines(&self) -> ErrorCounter {
+        self.lines.error_counter()
+    }
+}
+
+/// Log lines to standard error, as `[log]` says. A thread of their own writes them: a reader that sleeps, or a full disk,
+/// costs log lines and no answer.
+fn start_log(config: &LogConfig) -> Log {
     let level = match config.level {
         LogLevel::Error => tracing::Level::ERROR,
         LogLevel::Warn => tracing::Level::WARN,
@@ -182,13 +200,18 @@ fn start_log(config: &LogConfig) {
     };
     // Libraries have little to say to an operator below a warning.
     let filter = tracing_subscriber::EnvFilter::new(format!("warn,sendimage={level}"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let (writer, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(WAITING_LOG_LINES)
+        .thread_name("log")
+        .finish(std::io::stderr());
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer.clone()).with_target(false);
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     // A second start in one process (the tests') leaves the first in place.
     let _ = match config.format {
         LogFormat::Human => lines.with_ansi(ansi).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
     };
+    Log { lines: writer, _writer: guard }
 }
 
 /// `42` or `source/path`.

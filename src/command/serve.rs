@@ -10,12 +10,13 @@ use tokio::{
     sync::watch,
 };
 
-use super::{CommandResult, ConfigArgument, origin, runtime, start_log};
+use super::{CommandResult, ConfigArgument, Log, origin, runtime, service_manager, start_log};
 use crate::{
     app::App,
     config::Config,
     http::{
         answer, answer_ops,
+        inherited::Inherited,
         server::{Bounds, Listener},
     },
 };
@@ -32,12 +33,14 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> CommandResult {
     let loaded = arguments.config.load()?;
-    start_log(&loaded.config.log);
+    // Before there is a second thread.
+    let inherited = Inherited::take().context("cannot take over the sockets that LISTEN_FDS names")?;
+    let log = start_log(&loaded.config.log);
     tracing::info!(config = origin(loaded.file.as_deref()), version = env!("CARGO_PKG_VERSION"), "starting");
     for (key, says) in loaded.config.without_effect() {
         tracing::warn!(key, says, "a config key without effect");
     }
-    runtime()?.block_on(serve(&loaded.config, Some(&arguments.config), |_| {}))
+    runtime()?.block_on(serve(&loaded.config, Some(&arguments.config), inherited, &log, |_| {}))
 }
 
 /// Serves until a signal says to stop. `reload` is where SIGHUP finds the changed config, if there is a file at all;
@@ -45,6 +48,8 @@ pub fn run(arguments: &Arguments) -> CommandResult {
 pub(super) async fn serve(
     config: &Config,
     reload: Option<&ConfigArgument>,
+    mut inherited: Inherited,
+    log: &Log,
     announce: impl FnOnce(&str),
 ) -> CommandResult {
     // Handlers first: a signal during start must not end in the default action.
@@ -53,8 +58,12 @@ pub(super) async fn serve(
     let mut hangup = signal(SignalKind::hangup()).context("cannot handle SIGHUP")?;
 
     let app = App::build(config).await?;
-    let listener = Listener::bind(&config.server.listen, config.server.listen_mode).await?;
-    let ops = Listener::bind(&config.server.ops_listen, config.server.listen_mode).await?;
+    app.metrics.count_dropped_lines(log.dropped_lines());
+    let listener = Listener::bind(&config.server.listen, config.server.listen_mode, &mut inherited).await?;
+    let ops = Listener::bind(&config.server.ops_listen, config.server.listen_mode, &mut inherited).await?;
+    for address in inherited.unused() {
+        tracing::warn!(address, "an inherited socket is neither server.listen nor server.ops_listen, and is not used");
+    }
     announce(&listener.address());
     let sandbox = app.sandbox();
     tracing::info!(listen = listener.address(), ops = ops.address(), %sandbox, "ready");
@@ -80,14 +89,21 @@ pub(super) async fn serve(
         tokio::spawn(ops.serve(bounds, stopping_ops, move |request| answer_ops(current.load_full(), request)))
     };
 
+    service_manager::ready();
+    let watchdog = tokio::spawn(service_manager::keep_watchdog_quiet());
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => apply_changes(&current, reload),
+            _ = hangup.recv() => {
+                service_manager::reloading();
+                apply_changes(&current, reload);
+                service_manager::ready();
+            }
         }
     }
     tracing::info!(drain_seconds = config.server.drain_seconds, "stopping: requests in flight are answered first");
+    service_manager::stopping();
     current.load().begin_drain();
     stop.send_replace(true);
     tokio::select! {
@@ -100,6 +116,7 @@ pub(super) async fn serve(
     stop_ops.send_replace(true);
     let _ = ops.await;
     current.load().shut_down().await;
+    watchdog.abort();
     tracing::info!("stopped");
     Ok(())
 }

@@ -3,6 +3,7 @@
 mod accept;
 mod failure;
 mod handler;
+pub mod inherited;
 mod ops;
 mod request_id;
 pub mod server;

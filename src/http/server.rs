@@ -18,10 +18,11 @@ use hyper_util::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener},
-    sync::{Semaphore, watch},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
 
+use super::inherited::{Inherited, Socket};
 use crate::{
     config::{ListenAddress, Mode},
     offload::Body,
@@ -36,9 +37,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A bound socket.
 pub enum Listener {
     /// TCP.
-    Tcp(TcpListener),
-    /// A unix socket, and the file to remove at the end.
-    Unix(UnixListener, SocketFile),
+    Tcp(TcpListener, Owner),
+    /// A unix socket.
+    Unix(UnixListener, Owner),
+}
+
+/// Whose a bound socket is.
+pub enum Owner {
+    /// Ours: it ends with us, and so does its file.
+    Us(Option<SocketFile>),
+    /// The service manager's: whoever connects while we stop is answered by the next process.
+    Manager,
 }
 
 /// A unix socket's file, removed when dropped.
@@ -62,19 +71,27 @@ pub struct Bounds {
 }
 
 impl Listener {
-    /// Binds an address.
+    /// Takes the inherited socket of an address, or binds one of our own.
     ///
     /// # Errors
     /// The system's, with the address in its text.
-    pub async fn bind(address: &ListenAddress, mode: Mode) -> io::Result<Self> {
+    pub async fn bind(address: &ListenAddress, mode: Mode, inherited: &mut Inherited) -> io::Result<Self> {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
-        match address {
-            ListenAddress::Tcp(address) => Ok(Self::Tcp(TcpListener::bind(address).await.map_err(named)?)),
-            ListenAddress::Unix(path) => {
+        match (inherited.of(address), address) {
+            (Some(Socket::Tcp(listener)), _) => {
+                Ok(Self::Tcp(TcpListener::from_std(listener).map_err(named)?, Owner::Manager))
+            }
+            (Some(Socket::Unix(listener)), _) => {
+                Ok(Self::Unix(UnixListener::from_std(listener).map_err(named)?, Owner::Manager))
+            }
+            (None, ListenAddress::Tcp(address)) => {
+                Ok(Self::Tcp(TcpListener::bind(address).await.map_err(named)?, Owner::Us(None)))
+            }
+            (None, ListenAddress::Unix(path)) => {
                 remove_stale(path).map_err(named)?;
                 let listener = UnixListener::bind(path).map_err(named)?;
                 std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode.0)).map_err(named)?;
-                Ok(Self::Unix(listener, SocketFile(path.clone())))
+                Ok(Self::Unix(listener, Owner::Us(Some(SocketFile(path.clone())))))
             }
         }
     }
@@ -82,9 +99,61 @@ impl Listener {
     /// Where it listens, with the port that the system chose for port 0.
     pub fn address(&self) -> String {
         match self {
-            Self::Tcp(listener) => listener.local_addr().map_or_else(|_| "?".into(), |address| address.to_string()),
-            Self::Unix(_, file) => format!("unix:{}", file.0.display()),
+            Self::Tcp(listener, _) => listener.local_addr().map_or_else(|_| "?".into(), |address| address.to_string()),
+            Self::Unix(listener, _) => {
+                let address = listener.local_addr().ok();
+                let path = address.as_ref().and_then(|address| address.as_pathname());
+                path.map_or_else(|| "?".into(), |path| format!("unix:{}", path.display()))
+            }
         }
+    }
+
+    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(match self {
+            Self::Tcp(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                // Merely slower without it, and a peer that has hung up already is no reason to pause.
+                let _ = stream.set_nodelay(true);
+                Box::new(stream)
+            }
+            Self::Unix(listener, _) => Box::new(listener.accept().await?.0),
+        })
+    }
+
+    /// Stops listening. Whoever waited in a socket of our own, up to `limit` of them, is still to be answered: nobody after us
+    /// would.
+    fn close(self, limit: usize) -> Vec<Box<dyn Stream>> {
+        let mut waiting: Vec<Box<dyn Stream>> = Vec::new();
+        match self {
+            Self::Tcp(_, Owner::Manager) | Self::Unix(_, Owner::Manager) => {}
+            Self::Tcp(listener, Owner::Us(_)) => {
+                let Ok(listener) = listener.into_std() else { return waiting };
+                while waiting.len() < limit
+                    && let Ok((stream, _)) = listener.accept()
+                {
+                    if stream.set_nonblocking(true).is_ok()
+                        && let Ok(stream) = TcpStream::from_std(stream)
+                    {
+                        waiting.push(Box::new(stream));
+                    }
+                }
+            }
+            Self::Unix(listener, Owner::Us(file)) => {
+                // Without its name nobody new finds it.
+                drop(file);
+                let Ok(listener) = listener.into_std() else { return waiting };
+                while waiting.len() < limit
+                    && let Ok((stream, _)) = listener.accept()
+                {
+                    if stream.set_nonblocking(true).is_ok()
+                        && let Ok(stream) = UnixStream::from_std(stream)
+                    {
+                        waiting.push(Box::new(stream));
+                    }
+                }
+            }
+        }
+        waiting
     }
 
     /// Serves until `stop` turns true, then lets requests in flight end within the drain time.
@@ -95,32 +164,7 @@ impl Listener {
     {
         let graceful = GracefulShutdown::new();
         let places = Arc::new(Semaphore::new(bounds.max_connections));
-        loop {
-            let accepted = async {
-                let Ok(place) = places.clone().acquire_owned().await else { return Err(io::ErrorKind::Other.into()) };
-                let stream: Box<dyn Stream> = match &self {
-                    Self::Tcp(listener) => {
-                        let (stream, _) = listener.accept().await?;
-                        // Merely slower without it, and a peer that has hung up already is no reason to pause.
-                        let _ = stream.set_nodelay(true);
-                        Box::new(stream)
-                    }
-                    Self::Unix(listener, _) => Box::new(listener.accept().await?.0),
-                };
-                Ok::<_, io::Error>((stream, place))
-            };
-            let accepted = tokio::select! {
-                accepted = accepted => accepted,
-                () = stopped(&mut stop) => break,
-            };
-            let (stream, place) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
+        let start = |stream: Box<dyn Stream>, place: OwnedSemaphorePermit| {
             let answer = answer.clone();
             let service = service_fn(move |request| {
                 let answer = answer(request);
@@ -142,6 +186,27 @@ impl Listener {
                     tracing::debug!(%error, "a connection ended badly");
                 }
             });
+        };
+        loop {
+            let accepted = async {
+                let Ok(place) = places.clone().acquire_owned().await else { return Err(io::ErrorKind::Other.into()) };
+                Ok::<_, io::Error>((self.accept().await?, place))
+            };
+            let accepted = tokio::select! {
+                accepted = accepted => accepted,
+                () = stopped(&mut stop) => break,
+            };
+            match accepted {
+                Ok((stream, place)) => start(stream, place),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        for stream in self.close(places.available_permits()) {
+            let Ok(place) = places.clone().try_acquire_owned() else { break };
+            start(stream, place);
         }
         let drained = pin!(graceful.shutdown());
         if tokio::time::timeout(bounds.drain, drained).await.is_err() {

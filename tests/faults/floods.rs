@@ -6,7 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{harness::Site, report::Row, tools::scale};
+use crate::{
+    harness::{Site, wait_for},
+    report::Row,
+    tools::scale,
+};
 
 /// T28: those who say nothing, and those who say it a byte at a time, are cut; meanwhile everybody else is served.
 #[test]
@@ -49,4 +53,171 @@ fn slow_and_silent_sockets() {
     assert!(cut < Duration::from_secs(6), "the last was cut after {cut:?}");
     assert!(slowest < Duration::from_millis(500), "a hit took {slowest:?}");
     row.passed(&format!("{count} sockets, the last cut after {cut:.1?}; the slowest hit meanwhile {slowest:.1?}"));
+}
+
+/// F22: a thousand ask for what is not there yet.
+#[test]
+fn a_thousand_ask_for_the_same() {
+    let row = Row::begin("one render for a thousand", "F22");
+    let site = Site::new("").serve();
+    site.add("photo_land.jpg", "photo.jpg");
+    let url = site.sign(&["media/photo.jpg", "width-321|format-webp"]);
+    let count = scale(300, 1000);
+    let statuses = at_once(&site, (0..count).map(|_| url.clone()));
+    assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+    assert_eq!(site.metric("sendimage_renders_total{outcome=\"rendered\",format=\"webp\"}"), 1.0);
+    assert_eq!(site.stored().len(), 1);
+    row.passed(&format!("{count} requests at once, {count} answered with 200, 1 render, 1 file"));
+}
+
+/// T29, F23: clients that leave. What was waiting is not made; what had begun is, and is there for the next.
+#[test]
+fn clients_that_leave() {
+    let row = Row::begin("clients that leave", "T29 F23");
+    let site = Site::new("[render]\nworkers = 1\nqueue_depth = 500\n").serve();
+    site.add("photo_land.jpg", "photo.jpg");
+    let count = scale(60, 400);
+    let specs: Vec<String> = (0..count).map(|i| format!("width-{}|format-avif", 100 + i)).collect();
+    let urls: Vec<String> = specs.iter().map(|spec| site.sign(&["media/photo.jpg", spec])).collect();
+    let followed = urls[count / 2].clone();
+    let streams: Vec<UnixStream> = urls
+        .iter()
+        .map(|url| {
+            let mut stream = site.gate_stream();
+            write!(stream, "GET {url} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+            stream
+        })
+        .collect();
+    wait_for(Duration::from_secs(10), || site.metric("sendimage_render_queue_depth") > count as f64 / 2.0)
+        .expect("a queue");
+    // One of them is wanted by somebody else too, who stays.
+    let follower = std::thread::scope(|scope| {
+        let follower = scope.spawn(|| site.gate("GET", &followed, "").status);
+        std::thread::sleep(Duration::from_millis(100));
+        drop(streams);
+        let began = Instant::now();
+        wait_for(Duration::from_secs(10), || site.metric("sendimage_render_queue_depth") <= 1.0)
+            .expect("an empty queue");
+        assert!(began.elapsed() < Duration::from_secs(2), "the queue was emptied after {:?}", began.elapsed());
+        follower.join().unwrap()
+    });
+    assert_eq!(follower, 200, "{}", site.log());
+    let made = site.metric("sendimage_renders_total{outcome=\"rendered\",format=\"avif\"}");
+    assert!(made < count as f64 / 2.0, "{made} renders were made for nobody");
+    // Slots came back.
+    let fresh = site.sign(&["media/photo.jpg", "width-77"]);
+    assert_eq!(site.gate("GET", &fresh, "").status, 200);
+    assert_eq!(site.metric("sendimage_render_memory_bytes"), 0.0);
+    row.passed(&format!(
+        "{count} clients left, {made} renders had begun, the queue was empty within 2 s, the one who stayed got 200"
+    ));
+}
+
+/// T29: three times as many renders as this machine makes. Hits go on, refusals come at once, and nobody is lost.
+#[test]
+fn more_renders_than_the_machine_makes() {
+    let row = Row::begin("overload", "T29");
+    let site = Site::new("[render]\nworkers = 2\nqueue_depth = 16\n").serve();
+    site.add("photo_land.jpg", "photo.jpg");
+    let hit = site.sign(&["media/photo.jpg", "width-100"]);
+    assert_eq!(site.gate("GET", &hit, "").status, 200);
+    let count = scale(200, 1500);
+    let urls: Vec<String> =
+        (0..count).map(|i| site.sign(&["media/photo.jpg", &format!("width-{}|format-webp", 101 + i)])).collect();
+    let mut hits = Vec::new();
+    let answers = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| timed(&site, &urls));
+        while !asked.is_finished() {
+            let began = Instant::now();
+            assert_eq!(site.gate("GET", &hit, "").status, 200);
+            hits.push(began.elapsed());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        asked.join().unwrap()
+    });
+    let of = |wanted: u16| {
+        let mut times: Vec<Duration> =
+            answers.iter().filter(|(status, _, _)| *status == wanted).map(|(_, took, _)| *took).collect();
+        times.sort();
+        times
+    };
+    let (served, refused) = (of(200), of(503));
+    assert_eq!(served.len() + refused.len(), count, "{answers:?}");
+    assert!(!refused.is_empty() && served.len() >= 16, "{} served, {} refused", served.len(), refused.len());
+    assert!(answers.iter().all(|(status, _, retry)| (*status == 503) == *retry), "a refusal without Retry-After");
+    assert_eq!(site.metric("sendimage_requests_total{outcome=\"overloaded\"}"), refused.len() as f64);
+    hits.sort();
+    let p99 = |times: &[Duration]| times[times.len() * 99 / 100];
+    // Clients and servers share the cores here; the benchmark has the real figures.
+    assert!(p99(&hits) < Duration::from_secs(1), "hits: {:?}", p99(&hits));
+    let again: Vec<u16> = urls.iter().take(8).map(|url| site.gate("GET", url, "").status).collect();
+    assert_eq!(again, [200; 8], "after the flood");
+    row.passed(&format!(
+        "{count} renders at once: {} made, {} refused with Retry-After (99 % within {:.0?}), hits meanwhile 99 % within {:.0?}",
+        served.len(),
+        refused.len(),
+        p99(&refused),
+        p99(&hits)
+    ));
+}
+
+/// F32: nobody reads the log.
+#[test]
+fn a_log_that_nobody_reads() {
+    let row = Row::begin("blocked log", "F32");
+    let mut site = Site::new("[log]\nlevel = \"debug\"\n");
+    site.add("photo_land.jpg", "photo.jpg");
+    // A pipe of 64 KiB, and a reader that never reads.
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = std::process::Command::new(crate::harness::SENDIMAGE);
+    command.args(["serve", "-c"]).arg(site.config()).stdin(std::process::Stdio::null());
+    site.start_into(command, writer.into());
+    let url = site.sign(&["media/photo.jpg", "width-100"]);
+    let count = scale(12_000, 40_000);
+    let mut slowest = Duration::ZERO;
+    let mut stream = site.gate_stream();
+    let request = format!("GET {url} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    for _ in 0..count {
+        let asked = Instant::now();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut head = [0; 2048];
+        let length = stream.read(&mut head).unwrap();
+        assert!(head[..length].starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&head[..length]));
+        slowest = slowest.max(asked.elapsed());
+    }
+    assert!(slowest < Duration::from_secs(2), "an answer took {slowest:?}");
+    let dropped = site.metric("sendimage_log_dropped_total");
+    assert!(dropped > 0.0, "{count} lines cannot all have found room");
+    // Closed altogether, it is no better and no worse.
+    drop(reader);
+    let fresh = site.sign(&["media/photo.jpg", "width-101"]);
+    assert_eq!(site.gate("GET", &fresh, "").status, 200);
+    site.signal(rustix::process::Signal::TERM);
+    assert!(site.wait().success());
+    row.passed(&format!(
+        "{count} answers into a log that nobody reads, the slowest {slowest:.1?}; {dropped} lines dropped and counted"
+    ));
+}
+
+/// What each of these is answered with, asked for at the same moment.
+fn at_once(site: &Site, urls: impl Iterator<Item = String>) -> Vec<u16> {
+    let urls: Vec<String> = urls.collect();
+    timed(site, &urls).into_iter().map(|(status, _, _)| status).collect()
+}
+
+/// Status, time and whether there was a Retry-After, of requests sent at the same moment.
+fn timed(site: &Site, urls: &[String]) -> Vec<(u16, Duration, bool)> {
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = urls
+            .iter()
+            .map(|url| {
+                scope.spawn(move || {
+                    let began = Instant::now();
+                    let response = site.gate("GET", url, "");
+                    (response.status, began.elapsed(), response.header("retry-after").is_some())
+                })
+            })
+            .collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    })
 }

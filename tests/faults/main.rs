@@ -10,6 +10,9 @@ mod floods;
 #[allow(dead_code, reason = "shared with the suite, which uses the rest")]
 #[path = "../suite/harness.rs"]
 mod harness;
+mod leaks;
+mod life_cycle;
+mod load;
 #[allow(dead_code)]
 mod report;
 #[allow(dead_code)]

@@ -103,15 +103,20 @@ impl Site {
     }
 
     pub fn start(&mut self) {
+        let mut command = Command::new(SENDIMAGE);
+        command.args(["serve", "-c"]).arg(self.config()).stdin(Stdio::null());
+        self.start_as(command);
+    }
+
+    /// As [`Self::start`], by a command that becomes the service.
+    pub fn start_as(&mut self, command: Command) {
         let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
-        let child = Command::new(SENDIMAGE)
-            .args(["serve", "-c"])
-            .arg(self.config())
-            .stdin(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.service = Some(child);
+        self.start_into(command, log.into());
+    }
+
+    /// As [`Self::start_as`], with the log going elsewhere.
+    pub fn start_into(&mut self, mut command: Command, log: Stdio) {
+        self.service = Some(command.stderr(log).spawn().unwrap());
         let ready = |site: &Self| site.ops("/health/ready").is_some_and(|response| response.status == 200);
         wait_for(Duration::from_secs(20), || ready(self)).unwrap_or_else(|()| panic!("not ready:\n{}", self.log()));
     }
@@ -178,6 +183,12 @@ impl Site {
         wait_for(Duration::from_secs(10), || TcpStream::connect(("127.0.0.1", port)).is_ok())
             .unwrap_or_else(|()| panic!("nginx:\n{}", std::fs::read_to_string(self.path("nginx.log")).unwrap()));
         self
+    }
+
+    /// Lets nginx read its config anew.
+    pub fn reload_nginx(&self) {
+        let pid = rustix::process::Pid::from_raw(self.nginx.as_ref().unwrap().id() as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
     }
 
     /// The port that nginx listens on.
@@ -278,7 +289,8 @@ pub fn exchange(mut stream: impl Read + Write, request: &[u8]) -> Response {
     parse(&bytes)
 }
 
-fn parse(bytes: &[u8]) -> Response {
+/// Takes the bytes of an answer apart; status 0 where there is none.
+pub fn parse(bytes: &[u8]) -> Response {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
     let Some(end) = end else { return Response { status: 0, headers: Vec::new(), body: bytes.to_vec() } };
     let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
