@@ -10,6 +10,7 @@ mod sample;
 mod serve;
 mod service_manager;
 mod sign;
+mod version;
 
 use std::{
     path::{Path, PathBuf},
@@ -33,7 +34,7 @@ const BAD_CONFIG: u8 = 78;
 /// Serves signed images: proves that a URL may be served, makes sure the rendition exists in a folder shared with nginx,
 /// and lets nginx stream the file (X-Accel-Redirect).
 #[derive(Debug, Parser)]
-#[command(name = "sendimage", version, about, propagate_version = true, max_term_width = 100)]
+#[command(name = "sendimage", version, long_version = version::long(), about, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "Try it:      sendimage demo
 Start here:  sendimage keygen; write sendimage.toml; sendimage check; sendimage nginx-conf; sendimage serve
 

@@ -126,6 +126,11 @@ pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
     codec::probe(source)
 }
 
+/// The C libraries that decode and encode, with the versions that they give themselves.
+pub fn library_versions() -> Vec<(&'static str, String)> {
+    codec::library_versions()
+}
+
 /// Makes a rendition of a plan without a watermark; see [`render_marked`].
 ///
 /// # Errors

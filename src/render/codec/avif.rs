@@ -23,6 +23,18 @@ use crate::{
     spec::Quality,
 };
 
+/// libavif's version, with its decoder's.
+pub fn version() -> String {
+    // What libavif asks for at least (avif.h, avifCodecVersions).
+    let mut codecs = [0; 256];
+    // SAFETY: the buffer has the size that the header demands, and is ended by a NUL; the version is a static text.
+    let (own, codecs) = unsafe {
+        ffi::avifCodecVersions(codecs.as_mut_ptr());
+        (CStr::from_ptr(ffi::avifVersion()), CStr::from_ptr(codecs.as_ptr()))
+    };
+    format!("{} ({})", own.to_string_lossy(), codecs.to_string_lossy())
+}
+
 /// Reads the boxes; no AV1 is decoded.
 pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
     let decoder = Decoder::open(source, None)?;

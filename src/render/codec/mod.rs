@@ -44,6 +44,11 @@ mod webp_motion;
 /// Longest ICC profile that is carried along. The largest in use, for print, have about 2 MiB.
 const MAX_PROFILE_BYTES: usize = 4 << 20;
 
+/// The C libraries that can be asked for their version.
+pub fn library_versions() -> Vec<(&'static str, String)> {
+    vec![("libwebp", webp::version()), ("libavif", avif::version())]
+}
+
 /// Reads a source's header.
 pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
     match detect(source)? {

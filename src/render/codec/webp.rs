@@ -31,6 +31,13 @@ const LOSSLESS_EFFORT: f32 = 80.0;
 pub(super) const HAS_PROFILE: u8 = 0x20;
 pub(super) const HAS_ALPHA: u8 = 0x10;
 
+/// libwebp's version.
+pub fn version() -> String {
+    // SAFETY: it takes nothing and returns a constant.
+    let packed = unsafe { ffi::WebPGetDecoderVersion() };
+    format!("{}.{}.{}", packed >> 16 & 0xFF, packed >> 8 & 0xFF, packed & 0xFF)
+}
+
 /// Reads the container's chunks and the first bitstream's header.
 pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
     let file = Container::read(source)?;
