@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use sendimage::render;
 
-const MAGIC: [&[u8]; 8] = [
+const MAGIC: [&[u8]; 13] = [
     b"",
     b"\xFF\xD8\xFF",
     b"\x89PNG\r\n\x1A\n\0\0\0\rIHDR",
@@ -13,6 +13,11 @@ const MAGIC: [&[u8]; 8] = [
     b"RIFF\0\0\0\0WEBPVP8L",
     b"RIFF\0\0\0\0WEBPVP8X\x0A\0\0\0",
     b"BM",
+    b"\0\0\0\x1Cftypavif\0\0\0\0avifmif1miaf\0\0",
+    b"II*\0",
+    b"MM\0*",
+    b"\0\0\x01\0\x01\0",
+    b"<svg ",
 ];
 
 fuzz_target!(|input: &[u8]| {
