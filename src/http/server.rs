@@ -31,6 +31,8 @@ use crate::{
 /// Largest request head, in bytes: nginx sends 8 KiB at most.
 const MAX_HEAD_BYTES: usize = 32 << 10;
 const MAX_HEADERS: usize = 64;
+/// Connections that wait in the kernel until they are accepted (the system's own bound, net.core.somaxconn, may be lower).
+const UNIX_BACKLOG: i32 = 4096;
 /// After a failed accept (no descriptors left, say): without a pause the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -89,8 +91,7 @@ impl Listener {
             }
             (None, ListenAddress::Unix(path)) => {
                 remove_stale(path).map_err(named)?;
-                let listener = UnixListener::bind(path).map_err(named)?;
-                std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode.0)).map_err(named)?;
+                let listener = bind_unix(path, mode).map_err(named)?;
                 Ok(Self::Unix(listener, Owner::Us(Some(SocketFile(path.clone())))))
             }
         }
@@ -222,6 +223,19 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A unix socket that nobody but those whom `mode` lets can ever have connected to.
+fn bind_unix(path: &Path, mode: Mode) -> io::Result<UnixListener> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // The file is made with the socket's own mode, less the umask; a mode that is set afterwards would come too late.
+    rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(mode.0))?;
+    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode.0))?;
+    listen(&socket, UNIX_BACKLOG)?;
+    UnixListener::from_std(socket.into())
+}
 
 /// Removes the socket of a process that is gone. One that still answers is left alone, and so is whatever is no socket.
 fn remove_stale(path: &Path) -> io::Result<()> {

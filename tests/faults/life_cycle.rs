@@ -397,3 +397,31 @@ fn a_stopped_service_goes_on() {
     assert_eq!(site.gate("GET", &fresh, "").status, 200, "{}", site.log());
     row.passed(&format!("{} requests during a stop, all answered; 200 at once afterwards", answered.into_inner()));
 }
+
+/// Nobody who may not connect ever could: not even between the socket's birth and its permissions.
+#[test]
+fn the_socket_is_never_open_to_others() {
+    let row = Row::begin("socket permissions", "-");
+    if Command::new("strace").arg("-V").output().is_err() {
+        return row.skipped("no strace");
+    }
+    let mut site = Site::new("");
+    let config = std::fs::read_to_string(site.config()).unwrap();
+    std::fs::write(site.config(), config.replace("listen_mode = \"0666\"", "listen_mode = \"0600\"")).unwrap();
+    let calls = site.path("calls");
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "umask 0; exec strace -D -f -e trace=fchmod,bind,listen -o \"$0\" \"$1\" serve -c \"$2\""])
+        .arg(&calls)
+        .arg(SENDIMAGE)
+        .arg(site.config())
+        .stdin(Stdio::null());
+    site.start_as(command);
+    let mode = std::fs::metadata(site.path("gate.sock")).unwrap().permissions().mode() & 0o777;
+    let text = std::fs::read_to_string(&calls).unwrap();
+    let line =
+        |what: &str| text.lines().position(|line| line.contains(what)).unwrap_or_else(|| panic!("{what}:\n{text}"));
+    assert_eq!(mode, 0o600);
+    assert!(line(", 0600)") < line("gate.sock"), "{text}");
+    row.passed("mode 0600 before bind, whatever the umask");
+}
