@@ -11,7 +11,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::fs::MetadataExt as _,
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -19,7 +19,10 @@ use std::{
     time::SystemTime,
 };
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
+use rustix::{
+    fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps},
+    io::{Errno, retry_on_intr},
+};
 
 use super::{Draft, Pending, SourceRecord, Store, StoreError, StoredRendition, sweep};
 use crate::{
@@ -65,7 +68,8 @@ impl Inner {
     /// Hot path: one `stat` gives the length. An empty file, which no encoder makes, and anything that is no file count as
     /// absent and are replaced by the next render.
     fn look(&self, key: &RenditionKey) -> io::Result<Option<u64>> {
-        match std::fs::symlink_metadata(self.root.join(key.path())) {
+        let path = self.root.join(key.path());
+        match uninterrupted(|| std::fs::symlink_metadata(&path)) {
             Ok(metadata) if metadata.is_file() && metadata.size() > 0 => Ok(Some(metadata.size())),
             Ok(_) => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -76,9 +80,9 @@ impl Inner {
     /// Opens a folder below the root, following no link.
     fn open_dir(&self, path: &str) -> io::Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(&self.root, flags, Mode::empty())?;
+        let root = retry_on_intr(|| rustix::fs::open(&self.root, flags, Mode::empty()))?;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        Ok(rustix::fs::openat2(root, path, flags, Mode::empty(), resolve)?)
+        Ok(retry_on_intr(|| rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve))?)
     }
 
     /// As [`Self::open_dir`], making what is missing. The root itself is made too, but not its parents.
@@ -87,23 +91,11 @@ impl Inner {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             result => return result,
         }
-        match std::fs::create_dir(&self.root) {
-            Ok(()) => std::fs::set_permissions(
-                &self.root,
-                std::os::unix::fs::PermissionsExt::from_mode(self.dir_mode.as_raw_mode()),
-            )?,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
+        self.make_one(rustix::fs::CWD, &self.root)?;
         let mut made = String::new();
         for segment in path.split('/') {
             let parent = self.open_dir(if made.is_empty() { "." } else { &made })?;
-            match rustix::fs::mkdirat(&parent, segment, self.dir_mode) {
-                // The umask may have taken bits that nginx needs.
-                Ok(()) => rustix::fs::chmodat(&parent, segment, self.dir_mode, AtFlags::empty())?,
-                Err(rustix::io::Errno::EXIST) => {}
-                Err(error) => return Err(error.into()),
-            }
+            self.make_one(&parent, Path::new(segment))?;
             if !made.is_empty() {
                 made.push('/');
             }
@@ -112,27 +104,39 @@ impl Inner {
         self.open_dir(path)
     }
 
+    /// Makes one folder, unless it is there.
+    fn make_one(&self, parent: impl AsFd, path: &Path) -> io::Result<()> {
+        match retry_on_intr(|| rustix::fs::mkdirat(&parent, path, self.dir_mode)) {
+            // The umask may have taken bits that nginx needs.
+            Ok(()) => Ok(retry_on_intr(|| rustix::fs::chmodat(&parent, path, self.dir_mode, AtFlags::empty()))?),
+            Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// A new file with a temporary name.
     fn temporary(self: &Arc<Self>) -> io::Result<Temporary> {
         let folder = self.make_dir(&format!("{LAYOUT}/{DRAFTS}"))?;
         let name = self.owner.name(self.counter.fetch_add(1, Ordering::Relaxed));
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&folder, name.as_str(), flags, Mode::RUSR | Mode::WUSR)?;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let file = retry_on_intr(|| rustix::fs::openat(&folder, name.as_str(), flags, mode))?;
         Ok(Temporary { file: File::from(file), folder, name: Some(name) })
     }
 
     fn publish(&self, draft: &mut FsDraft) -> Result<StoredRendition, StoreError> {
         let failed = |action| move |error: io::Error| StoreError::new(action, &error);
         let file = &draft.temporary.file;
-        let bytes = file.metadata().map_err(failed("stat a finished file"))?.len();
+        let bytes = uninterrupted(|| file.metadata()).map_err(failed("stat a finished file"))?.len();
         if bytes == 0 {
             let error = io::Error::other("the rendition has no bytes");
             return Err(StoreError::new("publish an empty file", &error));
         }
-        rustix::fs::fchmod(file, self.file_mode).map_err(|e| failed("set a file's mode")(e.into()))?;
+        retry_on_intr(|| rustix::fs::fchmod(file, self.file_mode))
+            .map_err(|e| failed("set a file's mode")(e.into()))?;
         let modified = timespec(draft.key.modified());
-        rustix::fs::futimens(file, &Timestamps { last_access: modified, last_modification: modified })
-            .map_err(|e| failed("set a file's time")(e.into()))?;
+        let times = Timestamps { last_access: modified, last_modification: modified };
+        retry_on_intr(|| rustix::fs::futimens(file, &times)).map_err(|e| failed("set a file's time")(e.into()))?;
         file.sync_all().map_err(failed("fsync"))?;
         let directory = self.make_dir(&draft.key.source().directory()).map_err(failed("make a folder"))?;
         let path = draft.key.path().to_owned();
@@ -173,8 +177,18 @@ impl Inner {
         let name = format!("{}-renamed", temporary.name.as_deref().unwrap_or_default());
         let folder = temporary.folder.try_clone()?;
         temporary.rename(folder.as_fd(), &name)?;
-        rustix::fs::unlinkat(&folder, name.as_str(), AtFlags::empty())?;
+        retry_on_intr(|| rustix::fs::unlinkat(&folder, name.as_str(), AtFlags::empty()))?;
         Ok(format!("folder {} takes, syncs and renames files", self.root.display()))
+    }
+}
+
+/// Makes a call again that a signal broke off, as [`retry_on_intr`] does: FUSE and network file systems let them through.
+fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
     }
 }
 
@@ -188,7 +202,7 @@ struct Temporary {
 impl Temporary {
     fn rename(&mut self, folder: impl AsFd, name: &str) -> io::Result<()> {
         let Some(old) = &self.name else { return Err(io::Error::other("the file has its name already")) };
-        rustix::fs::renameat(&self.folder, old.as_str(), folder, name)?;
+        retry_on_intr(|| rustix::fs::renameat(&self.folder, old.as_str(), &folder, name))?;
         self.name = None;
         Ok(())
     }
@@ -198,7 +212,7 @@ impl Drop for Temporary {
     fn drop(&mut self) {
         if let Some(name) = &self.name {
             // Removing needs no space, so this works on a full disk too; what it cannot remove the sweep will.
-            let _ = rustix::fs::unlinkat(&self.folder, name.as_str(), AtFlags::empty());
+            let _ = retry_on_intr(|| rustix::fs::unlinkat(&self.folder, name.as_str(), AtFlags::empty()));
         }
     }
 }

@@ -12,7 +12,10 @@ use std::{
     time::Instant,
 };
 
-use rustix::fs::{FileType, fstat};
+use rustix::{
+    fs::{FileType, fstat},
+    io::retry_on_intr,
+};
 use thiserror::Error;
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -312,7 +315,7 @@ impl Pool {
 
     /// A descriptor to pass on, what file it is, and its length: only regular files within the limit get as far as a worker.
     fn admit(&self, source: &File) -> Result<(OwnedFd, FileId, u64), JobError> {
-        let stat = fstat(source).map_err(|errno| JobError::Source(errno.into()))?;
+        let stat = retry_on_intr(|| fstat(source)).map_err(|errno| JobError::Source(errno.into()))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(JobError::NotAFile);
         }

@@ -17,7 +17,7 @@ use rustix::{
     buffer::spare_capacity,
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{FileType, fstat, ftruncate},
-    io::{Errno as RawErrno, pread, pwrite},
+    io::{Errno as RawErrno, pread, pwrite, retry_on_intr},
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendFlags, recvmsg,
         sendmsg,
@@ -253,7 +253,7 @@ fn write_rendered(rendered: &Rendered, descriptors: &[OwnedFd]) -> Result<Answer
 /// Reads the source whole. Never by `mmap`: a file that shrinks meanwhile would be a `SIGBUS`.
 fn read(source: BorrowedFd<'_>, max_bytes: u64) -> Result<Vec<u8>, Answer> {
     let refused = |errno: RawErrno| Answer::Source(errno.into());
-    let stat = fstat(source).map_err(refused)?;
+    let stat = retry_on_intr(|| fstat(source)).map_err(refused)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(refused(RawErrno::INVAL));
     }
@@ -277,7 +277,7 @@ fn read(source: BorrowedFd<'_>, max_bytes: u64) -> Result<Vec<u8>, Answer> {
 
 /// Makes the output hold these bytes and nothing else.
 fn write(output: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), RawErrno> {
-    ftruncate(output, 0)?;
+    retry_on_intr(|| ftruncate(output, 0))?;
     let mut written = 0;
     while written < bytes.len() {
         match pwrite(output, &bytes[written..], written as u64) {
@@ -292,7 +292,7 @@ fn write(output: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), RawErrno> {
 
 fn send(socket: BorrowedFd<'_>, message: &impl serde::Serialize) -> io::Result<()> {
     let bytes = serde_json::to_vec(message)?;
-    rustix::io::retry_on_intr(|| {
+    retry_on_intr(|| {
         sendmsg(socket, &[IoSlice::new(&bytes)], &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
     })?;
     Ok(())
