@@ -171,8 +171,11 @@ impl Keeper {
                 _ => return None,
             },
             (Answer::Rendered(report), Some(output)) => {
-                // What it claims to have written is there, and nothing else.
-                let written = rustix::fs::fstat(output).ok().and_then(|stat| u64::try_from(stat.st_size).ok());
+                // What it claims to have written is there, and nothing else. A disk that cannot say is no fault of the worker's.
+                let written = match rustix::io::retry_on_intr(|| rustix::fs::fstat(output)) {
+                    Ok(stat) => u64::try_from(stat.st_size).ok(),
+                    Err(errno) => return Some(Err(JobError::Output(errno.into()))),
+                };
                 if written != Some(report.bytes) || report.bytes == 0 {
                     return None;
                 }
