@@ -36,11 +36,11 @@ impl FsSource {
     fn open_now(&self, path: &MediaPath) -> Result<OpenSource, SourceError> {
         let fd = retried(|| self.open_beneath(path)).map_err(|error| self.explain(&error))?;
         let file = std::fs::File::from(fd);
-        let metadata = file.metadata().map_err(|error| SourceError::Unavailable(error.to_string()))?;
+        let metadata = retried(|| file.metadata()).map_err(|error| SourceError::Unavailable(error.to_string()))?;
         if !metadata.is_file() {
             return Err(SourceError::Gone("not a regular file"));
         }
-        Ok(OpenSource { stat: stat_of(&metadata), file })
+        Ok(OpenSource { stat: stat_of(&metadata), changed_ns: changed_ns(&metadata), file })
     }
 
     fn open_beneath(&self, path: &MediaPath) -> io::Result<OwnedFd> {
@@ -78,7 +78,7 @@ impl FsSource {
 }
 
 /// A network file system answers ESTALE once when a file was replaced behind its back; the second look finds the new one.
-fn retried<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+pub(super) fn retried<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     use rustix::io::Errno;
     match call() {
         Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::STALE | Errno::INTR | Errno::AGAIN)) => call(),
@@ -89,6 +89,10 @@ fn retried<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 pub(super) fn stat_of(metadata: &Metadata) -> Stat {
     let modified_ns = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
     Stat { bytes: metadata.len(), modified_ns }
+}
+
+pub(super) fn changed_ns(metadata: &Metadata) -> i128 {
+    i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec())
 }
 
 // The calls below block. They take microseconds on a local disk, and handing them to another thread costs a hit more than
@@ -117,7 +121,11 @@ impl Source for FsSource {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{fs, io::Read as _, os::unix::fs::symlink};
+    use std::{
+        fs::{self, File},
+        io::Read as _,
+        os::unix::fs::symlink,
+    };
 
     fn path(text: &str) -> MediaPath {
         MediaPath::parse(text).expect("a path")
@@ -180,6 +188,15 @@ mod tests {
         let open = source.open_now(&path("a/b.jpg")).unwrap();
         assert!(open.is_unchanged().unwrap());
         fs::write(folder.path().join("media/a/b.jpg"), "inside, and more").unwrap();
+        assert!(!open.is_unchanged().unwrap());
+
+        // Neither length nor date tell.
+        let open = source.open_now(&path("a/b.jpg")).unwrap();
+        let modified = open.file.metadata().unwrap().modified().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        fs::write(folder.path().join("media/a/b.jpg"), "outside, and mor").unwrap();
+        File::options().write(true).open(folder.path().join("media/a/b.jpg")).unwrap().set_modified(modified).unwrap();
+        assert_eq!(source.open_now(&path("a/b.jpg")).unwrap().stat, open.stat);
         assert!(!open.is_unchanged().unwrap());
     }
 }

@@ -26,6 +26,9 @@ pub struct OpenSource {
     pub file: File,
     /// What was opened: taken from the descriptor, not the name.
     pub stat: Stat,
+    /// When anything about the file last changed, in nanoseconds since the epoch. Nobody can set it: a writer that gives the
+    /// file its old modification time again is found out.
+    pub(crate) changed_ns: i128,
 }
 
 impl OpenSource {
@@ -34,8 +37,9 @@ impl OpenSource {
     /// # Errors
     /// When the descriptor cannot be asked.
     pub fn is_unchanged(&self) -> Result<bool, SourceError> {
-        let metadata = self.file.metadata().map_err(|error| SourceError::Unavailable(error.to_string()))?;
-        Ok(fs::stat_of(&metadata) == self.stat)
+        let metadata =
+            fs::retried(|| self.file.metadata()).map_err(|error| SourceError::Unavailable(error.to_string()))?;
+        Ok(fs::stat_of(&metadata) == self.stat && fs::changed_ns(&metadata) == self.changed_ns)
     }
 }
 
