@@ -7,7 +7,7 @@ mod planned;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use moka::sync::Cache;
@@ -499,6 +499,9 @@ impl Renditions {
 
     /// Opens a source image and sees that it is the version that was planned for.
     async fn open(&self, location: &SourceRef, version: &SourceVersion) -> Result<OpenSource, EnsureError> {
+        if let Some(rest) = settles_in(version, SystemTime::now()) {
+            tokio::time::sleep(rest).await;
+        }
         let open = self.source(location)?.open(&location.path).await?;
         let planned = Stat { bytes: version.bytes, modified_ns: version.modified_ns };
         if open.stat == planned { Ok(open) } else { Err(EnsureError::SourceChanged) }
@@ -574,6 +577,35 @@ impl Renditions {
     }
 }
 
+/// How long a source image that was written a moment ago has to be left alone.
+///
+/// Linux before 6.13 dates files by its tick, of 10 ms at most, and some file systems still do: two writes within one leave two
+/// contents with the same date. What is read once the tick is over is the last of them, and any later one has another date.
+fn settles_in(version: &SourceVersion, now: SystemTime) -> Option<Duration> {
+    const TICK: Duration = Duration::from_millis(20);
+    let modified = u64::try_from(version.modified_ns).ok().map(Duration::from_nanos)?;
+    // A date in the future says nothing about when the file was written.
+    let age = now.duration_since(SystemTime::UNIX_EPOCH).ok()?.checked_sub(modified)?;
+    TICK.checked_sub(age).filter(|rest| !rest.is_zero())
+}
+
 fn version(stat: Stat, image: &SourceImage) -> SourceVersion {
     SourceVersion { bytes: stat.bytes, modified_ns: stat.modified_ns, file_hash: image.file_hash.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_written_just_now_has_to_settle() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
+        let written = |at: Duration| {
+            settles_in(&SourceVersion { bytes: 1, modified_ns: at.as_nanos() as i128, file_hash: None }, now)
+        };
+        assert_eq!(written(Duration::from_millis(999_995)), Some(Duration::from_millis(15)));
+        for settled in [Duration::ZERO, Duration::from_millis(999_980), Duration::from_millis(1_000_001)] {
+            assert_eq!(written(settled), None);
+        }
+    }
 }
