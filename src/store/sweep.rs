@@ -1,9 +1,10 @@
 //! Leftovers of crashed processes: which temporary files are nobody's any more.
 
 use std::{
+    collections::HashMap,
     fs, io,
     path::Path,
-    sync::OnceLock,
+    sync::LazyLock,
     time::{Duration, SystemTime},
 };
 
@@ -14,9 +15,21 @@ const ABANDONED_AFTER: Duration = Duration::from_secs(3600);
 pub(super) struct Owner {
     host: String,
     pid: u32,
-    /// Milliseconds of the process's first use of a store, in hex. It keeps the lives of one pid apart: in a container it
-    /// is 1 every time.
+    /// Which of the processes that have ever had this pid: see [`life`].
     life: String,
+}
+
+/// Tells the lives of one pid apart, by the boot and the process's start in clock ticks since: in a container the pid is 1
+/// every time, and after a power cut somebody else has it. `None` if there is no such process.
+fn life(pid: u32) -> Option<String> {
+    static BOOT: LazyLock<String> = LazyLock::new(|| {
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        id.chars().filter(char::is_ascii_hexdigit).take(8).collect()
+    });
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything; `starttime` is the 22nd field, proc(5).
+    let start = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse::<u64>().ok()?;
+    Some(format!("{}.{start:x}", *BOOT))
 }
 
 impl Owner {
@@ -25,9 +38,9 @@ impl Owner {
         // Hyphens part the fields of a name; "app-1-1" and "app-11" must stay two hosts.
         let safe = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '_' };
         let host = host.chars().map(safe).take(64).collect();
-        static LIFE: OnceLock<u128> = OnceLock::new();
-        let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
-        Self { host, pid: std::process::id(), life: format!("{:x}", LIFE.get_or_init(now)) }
+        let pid = std::process::id();
+        // Without `/proc` all lives look alike, and age alone tells what is abandoned.
+        Self { host, pid, life: life(pid).unwrap_or_default() }
     }
 
     /// `.tmp-HOST-PID-LIFE-NUMBER`.
@@ -35,21 +48,18 @@ impl Owner {
         format!(".tmp-{}-{}-{}-{number:x}", self.host, self.pid, self.life)
     }
 
-    /// Whether a file of this name and age is nobody's: made on this host by a process that is gone, or by an earlier life
-    /// of our own pid, or simply too old.
-    fn is_abandoned(&self, name: &str, modified: SystemTime) -> bool {
+    /// Whether a file of this name and age is nobody's: made on this host by a process that is gone, or simply too old.
+    /// `lives` are those that were looked up before.
+    fn is_abandoned(&self, name: &str, modified: SystemTime, lives: &mut HashMap<u32, Option<String>>) -> bool {
         let mut parts = name.strip_prefix(".tmp-").unwrap_or_default().split('-');
-        let (host, pid, life) = (parts.next(), parts.next().and_then(|pid| pid.parse::<u32>().ok()), parts.next());
-        match (host, pid) {
-            (Some(host), Some(pid)) if host == self.host => {
-                if pid == self.pid {
-                    life != Some(&self.life)
-                } else {
-                    !Path::new(&format!("/proc/{pid}")).exists()
-                }
+        let (host, pid, of) = (parts.next(), parts.next().and_then(|pid| pid.parse::<u32>().ok()), parts.next());
+        let gone = match (host, pid, of) {
+            (Some(host), Some(pid), Some(of)) if host == self.host && !self.life.is_empty() => {
+                lives.entry(pid).or_insert_with(|| life(pid)).as_deref() != Some(of)
             }
-            _ => modified.elapsed().is_ok_and(|age| age > ABANDONED_AFTER),
-        }
+            _ => false,
+        };
+        gone || modified.elapsed().is_ok_and(|age| age > ABANDONED_AFTER)
     }
 }
 
@@ -60,7 +70,7 @@ pub(super) fn sweep(folder: &Path, owner: &Owner) -> io::Result<u64> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
         Err(error) => return Err(error),
     };
-    let mut removed = 0;
+    let (mut removed, mut lives) = (0, HashMap::new());
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
@@ -68,7 +78,8 @@ pub(super) fn sweep(folder: &Path, owner: &Owner) -> io::Result<u64> {
         // A file that vanishes meanwhile was published or swept by somebody else.
         let Ok(metadata) = entry.metadata() else { continue };
         let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-        if metadata.is_file() && owner.is_abandoned(name, modified) && fs::remove_file(entry.path()).is_ok() {
+        if metadata.is_file() && owner.is_abandoned(name, modified, &mut lives) && fs::remove_file(entry.path()).is_ok()
+        {
             removed += 1;
         }
     }
@@ -83,11 +94,14 @@ mod tests {
     fn only_abandoned_files_go() {
         let folder = tempfile::tempdir().unwrap();
         let owner = Owner::this_process();
-        let like = |host: &str, pid| Owner { host: host.to_owned(), pid, life: owner.life.clone() };
+        let parent = std::os::unix::process::parent_id();
+        let like = |host: &str, pid| Owner { host: host.to_owned(), pid, life: life(pid).unwrap_or("1".into()) };
         let dead = like(&owner.host, u32::MAX - 1);
-        let alive = like(&owner.host, std::os::unix::process::parent_id());
+        let alive = like(&owner.host, parent);
         let elsewhere = like("elsewhere", 1);
         let earlier_life = Owner { host: owner.host.clone(), pid: owner.pid, life: "1".into() };
+        // After a power cut another process has the pid.
+        let earlier_boot = Owner { life: format!("0{}", alive.life), ..like(&owner.host, parent) };
         let (mine, theirs, orphan, far) = (owner.name(1), alive.name(1), dead.name(1), elsewhere.name(1));
         for name in [&mine, &theirs, &orphan, &far] {
             fs::write(folder.path().join(name), "x").unwrap();
@@ -95,15 +109,15 @@ mod tests {
         let old = folder.path().join(elsewhere.name(2));
         let file = fs::File::create(&old).unwrap();
         file.set_modified(SystemTime::now() - ABANDONED_AFTER * 2).unwrap();
-        let earlier = folder.path().join(earlier_life.name(9));
-        fs::write(&earlier, "x").unwrap();
+        let earlier = [earlier_life, earlier_boot].map(|owner| folder.path().join(owner.name(9)));
+        earlier.iter().for_each(|path| fs::write(path, "x").unwrap());
         fs::write(folder.path().join("other"), "x").unwrap();
 
-        assert_eq!(sweep(folder.path(), &owner).unwrap(), 3);
+        assert_eq!(sweep(folder.path(), &owner).unwrap(), 4);
         for name in [&mine, &theirs, &far, &"other".to_owned()] {
             assert!(folder.path().join(name).exists(), "{name}");
         }
-        assert!(!folder.path().join(orphan).exists() && !old.exists() && !earlier.exists());
+        assert!(!folder.path().join(orphan).exists() && !old.exists() && earlier.iter().all(|path| !path.exists()));
     }
 
     #[test]
