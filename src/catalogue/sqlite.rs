@@ -2,11 +2,14 @@
 
 use std::{
     future::Future,
+    os::unix::fs::MetadataExt as _,
     pin::Pin,
     str::FromStr as _,
     sync::Arc,
     time::{Duration, Instant},
 };
+
+use arc_swap::ArcSwap;
 
 use sqlx::{
     AssertSqlSafe, Row as _, SqlitePool,
@@ -20,16 +23,31 @@ use crate::{config::CatalogueConfig, metrics::Metrics, model::ImageId};
 const WAGTAIL_QUERY: &str = "SELECT file, file_hash, focal_point_x, focal_point_y, focal_point_width, \
                              focal_point_height FROM wagtailimages_image WHERE id = ?";
 const CONNECTIONS: u32 = 4;
-/// A connection is closed after so long, so that a database file that was replaced is seen.
-const CONNECTION_LIFETIME: Duration = Duration::from_secs(30);
 
 /// An SQLite catalogue. The file is opened read-only and never repaired.
 pub struct Sqlite {
-    pool: SqlitePool,
+    options: SqliteConnectOptions,
+    opened: ArcSwap<Opened>,
     query: String,
     source: String,
     timeout: Duration,
     metrics: Arc<Metrics>,
+}
+
+/// Connections to one file. Another one may be given its name, by a restored backup or a deployment; these would read the old
+/// one for as long as they are open.
+struct Opened {
+    pool: SqlitePool,
+    /// Device and inode; `None` for a database that is no file, or is not there yet.
+    file: Option<(u64, u64)>,
+}
+
+impl Opened {
+    /// Opens nothing yet.
+    fn new(options: &SqliteConnectOptions, timeout: Duration, file: Option<(u64, u64)>) -> Self {
+        let pool = SqlitePoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(timeout);
+        Self { pool: pool.connect_lazy_with(options.clone()), file }
+    }
 }
 
 impl Sqlite {
@@ -44,13 +62,9 @@ impl Sqlite {
             .map_err(|error| CatalogueError::Unavailable(error.to_string()))?
             .read_only(true)
             .busy_timeout(timeout);
-        let pool = SqlitePoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .max_lifetime(CONNECTION_LIFETIME)
-            .acquire_timeout(timeout)
-            .connect_lazy_with(options);
         Ok(Self {
-            pool,
+            opened: ArcSwap::from_pointee(Opened::new(&options, timeout, None)),
+            options,
             query: config.query.clone().unwrap_or_else(|| WAGTAIL_QUERY.to_owned()),
             source: config.source.clone().unwrap_or_default(),
             timeout,
@@ -58,12 +72,29 @@ impl Sqlite {
         })
     }
 
+    /// Connections to the file that has the name now.
+    fn pool(&self) -> SqlitePool {
+        let opened = self.opened.load();
+        let metadata = std::fs::metadata(self.options.get_filename()).ok();
+        let file = metadata.map(|metadata| (metadata.dev(), metadata.ino()));
+        // What is there no more leaves nothing better to ask than the connections there are.
+        if file.is_none() || file == opened.file {
+            return opened.pool.clone();
+        }
+        let new = Opened::new(&self.options, self.timeout, file);
+        let pool = new.pool.clone();
+        // Those under way keep the old pool until they have their answers.
+        self.opened.store(Arc::new(new));
+        pool
+    }
+
     async fn ask(&self, id: ImageId) -> Found {
         // SQLite's integers are signed; an id beyond them is in no table.
         let Ok(number) = i64::try_from(id.0) else { return Ok(None) };
         let started = Instant::now();
+        let pool = self.pool();
         // The query is the operator's own text; the id is a bound parameter.
-        let query = sqlx::query(AssertSqlSafe(self.query.as_str())).bind(number).fetch_optional(&self.pool);
+        let query = sqlx::query(AssertSqlSafe(self.query.as_str())).bind(number).fetch_optional(&pool);
         let row = tokio::time::timeout(self.timeout, query).await;
         self.metrics.catalogue_seconds.observe(started.elapsed().as_secs_f64());
         match row {
@@ -159,6 +190,21 @@ mod tests {
         config.query = Some("INSERT INTO t VALUES (?, 'x') RETURNING file".into());
         let catalogue = Sqlite::new(&config, Arc::new(Metrics::new())).unwrap();
         assert!(matches!(catalogue.find(ImageId(1)).await, Err(CatalogueError::Unavailable(_))));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_takes_the_name_is_asked_at_once() {
+        const TABLE: &str = "CREATE TABLE p (id INTEGER, file TEXT)";
+        let (folder, mut config) = database(&[TABLE, "INSERT INTO p VALUES (1, 'old.jpg')"]).await;
+        let (other, _) = database(&[TABLE, "INSERT INTO p VALUES (1, 'new.jpg')"]).await;
+        config.query = Some("SELECT file FROM p WHERE id = ?".into());
+        let catalogue = Sqlite::new(&config, Arc::new(Metrics::new())).unwrap();
+        let file = || async { catalogue.find(ImageId(1)).await.unwrap().unwrap().location.path.as_str().to_owned() };
+        assert_eq!(file().await, "old.jpg");
+        std::fs::rename(other.path().join("db.sqlite3"), folder.path().join("db.sqlite3")).unwrap();
+        assert_eq!(file().await, "new.jpg");
+        std::fs::remove_file(folder.path().join("db.sqlite3")).unwrap();
+        assert_eq!(file().await, "new.jpg", "what was read once is better than nothing");
     }
 
     #[tokio::test]
