@@ -207,6 +207,9 @@ fn start_log(config: &LogConfig) -> Log {
         .finish(std::io::stderr());
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer.clone()).with_target(false);
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    // A line that cannot be written is lost. Said on standard error, which would take no line either, it would be a panic and a
+    // request without an answer.
+    let lines = lines.log_internal_errors(false);
     // A second start in one process (the tests') leaves the first in place.
     let _ = match config.format {
         LogFormat::Human => lines.with_ansi(ansi).try_init(),

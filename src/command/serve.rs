@@ -56,6 +56,8 @@ pub(super) async fn serve(
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot handle SIGHUP")?;
+    // A write beyond a limit on file lengths (RLIMIT_FSIZE) is an error to answer, not the end of the service.
+    let _too_long = signal(SignalKind::from_raw(libc::SIGXFSZ)).context("cannot handle SIGXFSZ")?;
 
     let app = App::build(config).await?;
     app.metrics.count_dropped_lines(log.dropped_lines());
