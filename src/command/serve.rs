@@ -66,6 +66,9 @@ pub(super) async fn serve(
     for address in inherited.unused() {
         tracing::warn!(address, "an inherited socket is neither server.listen nor server.ops_listen, and is not used");
     }
+    // Modes are the config's: were the umask to take bits, a service killed between making a folder and giving it its mode
+    // would leave one that nginx cannot enter. Sockets, which are connected to at once, have theirs by now.
+    rustix::process::umask(rustix::fs::Mode::empty());
     announce(&listener.address());
     let sandbox = app.sandbox();
     tracing::info!(listen = listener.address(), ops = ops.address(), %sandbox, "ready");
