@@ -134,7 +134,9 @@ impl<'a> SignedUrl<'a> {
     pub fn split(rest: &'a str, query: Option<&'a str>) -> Result<Self, UrlError> {
         let mut segments = rest.splitn(4, '/');
         let mut next = || segments.next().ok_or(UrlError::NoRoute);
-        let (signature, subject, filter_spec, path) = (next()?, decode_segment(next()?)?, next()?, next()?);
+        // Their number first: a path that ends early fits no route, whatever its last segment is.
+        let (signature, subject, filter_spec, path) = (next()?, next()?, next()?, next()?);
+        let subject = decode_segment(subject)?;
         let is_id = !subject.is_empty() && subject.bytes().all(|b| b.is_ascii_digit());
         let subject = match (is_id, path) {
             (true, path) if path.contains('/') => return Err(UrlError::NoRoute),
@@ -301,7 +303,9 @@ mod tests {
 
     #[test]
     fn no_route() {
-        for rest in ["", "SIG", "SIG/42", "SIG/42/width-1", "SIG/42/width-1/a/b.jpg", "SIG/media/width-1"] {
+        for rest in
+            ["", "SIG", "SIG/", "SIG/42", "SIG/42/", "SIG/42/width-1", "SIG/42/width-1/a/b.jpg", "SIG/media/width-1"]
+        {
             assert_eq!(split(rest), Err(UrlError::NoRoute), "{rest}");
         }
     }
