@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use clap::Args;
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -32,15 +33,25 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> CommandResult {
+    let hidden = hide_memory();
     let loaded = arguments.config.load()?;
     // Before there is a second thread.
     let inherited = Inherited::take().context("cannot take over the sockets that LISTEN_FDS names")?;
     let log = start_log(&loaded.config.log);
+    if let Err(error) = hidden {
+        tracing::warn!(%error, "a core file of this process, or another process of its user, might show its keys");
+    }
     tracing::info!(config = origin(loaded.file.as_deref()), version = env!("CARGO_PKG_VERSION"), "starting");
     for (key, says) in loaded.config.without_effect() {
         tracing::warn!(key, says, "a config key without effect");
     }
     runtime()?.block_on(serve(&loaded.config, Some(&arguments.config), inherited, &log, |_| {}))
+}
+
+/// Keys live in this process: no core file has them, and no process but root's reads its memory, whoever runs it.
+fn hide_memory() -> rustix::io::Result<()> {
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
 }
 
 /// Serves until a signal says to stop. `reload` is where SIGHUP finds the changed config, if there is a file at all;
