@@ -97,7 +97,7 @@ label!(
     StageLabel { stage }
 );
 label!(
-    /// Why a worker died: a signal's name, `exit`, `deadline`, `recycled`.
+    /// Why a worker died: a signal's name, `oom`, `exit`, `panic`, `protocol`, `deadline`, `recycled`.
     CauseLabel { cause }
 );
 label!(

@@ -118,6 +118,21 @@ pub enum RenderError {
     },
 }
 
+impl RenderError {
+    /// The same with its detail, if it has one, put through `change`.
+    pub(crate) fn with_detail(mut self, change: impl FnOnce(&str) -> String) -> Self {
+        match &mut self {
+            Self::NotAnImage | Self::Changed => {}
+            Self::Unsupported { detail, .. }
+            | Self::Corrupt { detail, .. }
+            | Self::Watermark { detail }
+            | Self::Resample { detail }
+            | Self::Encode { detail, .. } => *detail = change(detail),
+        }
+        self
+    }
+}
+
 /// Reads a source's header: numbers only, no pixel is allocated. Bounded by one walk over the file's chunks.
 ///
 /// # Errors

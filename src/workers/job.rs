@@ -297,6 +297,14 @@ pub enum JobError {
     ShuttingDown,
 }
 
+/// The most characters of a text from a worker that are kept: it goes into the log, and waits in memory with others.
+const MAX_WORDS_CHARS: usize = 300;
+
+/// A text from a worker as the log may have it, on one line and not long.
+pub(super) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_WORDS_CHARS).collect()
+}
+
 /// One stage's name and time, as the metrics want them.
 pub(super) fn stages(times: &StageTimes) -> [(&'static str, Duration); 3] {
     [("decode", times.decode), ("resample", times.resample), ("encode", times.encode)]

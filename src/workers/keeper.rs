@@ -14,7 +14,7 @@ use std::{
 use tracing::warn;
 
 use super::{
-    job::{Answer, Job, JobError, Task, stages},
+    job::{Answer, Job, JobError, Task, plain, stages},
     pool::Shared,
     process::{AskError, Death, WorkerProcess},
     queue::{Granted, Work},
@@ -107,7 +107,7 @@ impl Keeper {
 
     async fn attempt(&mut self, work: &Work) -> Attempt {
         let Some(worker) = self.worker.as_mut() else {
-            return Attempt::Died(Death { cause: "spawn".into(), own_making: false });
+            return Attempt::Died(Death { own_making: false, ..Death::by_job("spawn") });
         };
         let number = NEXT_JOB.fetch_add(1, Ordering::Relaxed);
         let left = work.deadline.saturating_duration_since(Instant::now());
@@ -132,7 +132,7 @@ impl Keeper {
         match asked {
             Ok(reply) => match reply.answer {
                 Answer::Panicked { message } => {
-                    self.end("panic", Some(&message));
+                    self.end("panic", Some(&plain(&message)));
                     Attempt::Died(Death::by_job("panic"))
                 }
                 answer => match self.check(work, answer, began) {
@@ -184,7 +184,8 @@ impl Keeper {
                 }
                 Ok(Answer::Rendered(report))
             }
-            (Answer::Failed(error), _) => Err(JobError::Render(error)),
+            // A hijacked worker may say anything, and what it says is logged and remembered.
+            (Answer::Failed(error), _) => Err(JobError::Render(error.with_detail(plain))),
             (Answer::Source(errno), _) => Err(JobError::Source(errno)),
             (Answer::SourceChanged, _) => Err(JobError::SourceChanged),
             (Answer::Output(errno), Some(_)) => Err(JobError::Output(errno)),
@@ -229,7 +230,7 @@ impl Keeper {
         let pid = worker.pid();
         let death = worker.bury().await;
         self.shared.metrics.worker_died(&death.cause);
-        warn!(worker.pid = pid, cause = death.cause, "a render worker died");
+        warn!(worker.pid = pid, cause = death.cause, words = death.words, "a render worker died");
         death
     }
 

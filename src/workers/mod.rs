@@ -7,6 +7,7 @@
 pub mod job;
 mod keeper;
 pub mod marks;
+mod oom;
 pub mod pool;
 mod process;
 mod queue;

@@ -18,15 +18,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    SocketFlags, SocketType, recv, recvmsg, sendmsg, socketpair,
+use rustix::{
+    net::{
+        AddressFamily, RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
+        SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg, socketpair,
+    },
+    pipe::{PipeFlags, pipe_with},
 };
 use serde::de::DeserializeOwned;
 use tokio::{io::unix::AsyncFd, sync::oneshot};
 
 use super::{
-    job::{DecodeKey, Job, MAX_MESSAGE_BYTES, Ready, Reply},
+    job::{DecodeKey, Job, MAX_MESSAGE_BYTES, Ready, Reply, plain},
+    oom::OomKills,
     sandbox::SandboxReport,
     worker,
 };
@@ -60,8 +64,12 @@ impl Program {
 /// Starts workers, from one thread that lives as long as anybody may want one: the kernel sends the parent-death signal
 /// when the *thread* that forked ends, and a runtime's threads come and go.
 pub struct Launcher {
-    requests: mpsc::Sender<oneshot::Sender<io::Result<(Leash, OwnedFd)>>>,
+    requests: mpsc::Sender<oneshot::Sender<io::Result<Spawned>>>,
+    oom_kills: Arc<OomKills>,
 }
+
+/// A child, the gate's end of its socket, and what it says on its standard error.
+type Spawned = (Leash, OwnedFd, File);
 
 impl Launcher {
     /// `job_bytes` is the most that one job may plan to hold.
@@ -72,7 +80,7 @@ impl Launcher {
                 drop(request.send(spawn(&program, job_bytes))); // an unwanted worker dies by its leash
             }
         })?;
-        Ok(Self { requests })
+        Ok(Self { requests, oom_kills: Arc::default() })
     }
 
     /// Starts a worker and waits until it is in its sandbox.
@@ -80,11 +88,20 @@ impl Launcher {
         let (sender, receiver) = oneshot::channel();
         let gone = |_| io::Error::other("the thread that starts workers is gone");
         self.requests.send(sender).map_err(|_| gone(()))?;
-        let (leash, socket) = receiver.await.map_err(|_| gone(()))??;
+        self.oom_kills.begin();
+        let (leash, socket, words) = receiver.await.map_err(|_| gone(()))??;
         // SAFETY: the `AsyncFd` owns the socket, and an `OwnedFd` is the same open descriptor as long as it lives.
         let socket = unsafe { AsyncFd::register(socket) }?;
-        let mut worker =
-            WorkerProcess { leash, socket, buffer: vec![0; MAX_MESSAGE_BYTES], sandbox: None, jobs: 0, holds: None };
+        let mut worker = WorkerProcess {
+            leash,
+            socket,
+            words,
+            oom_kills: self.oom_kills.clone(),
+            buffer: vec![0; MAX_MESSAGE_BYTES],
+            sandbox: None,
+            jobs: 0,
+            holds: None,
+        };
         let ready: Result<Ready, AskError> =
             tokio::time::timeout(READY_WITHIN, worker.receive()).await.unwrap_or(Err(AskError::TimedOut));
         match ready {
@@ -95,24 +112,27 @@ impl Launcher {
             Err(AskError::TimedOut) => Err(io::ErrorKind::TimedOut.into()),
             Err(AskError::Protocol) => Err(io::Error::other("the program answered, but not as a render worker")),
             Err(AskError::Gone) => {
-                let death = worker.bury().await;
-                Err(io::Error::other(format!("the program ended before it was ready ({})", death.cause)))
+                let Death { cause, words, .. } = worker.bury().await;
+                Err(io::Error::other(format!("the program ended before it was ready ({cause}): {words}")))
             }
         }
     }
 }
 
-fn spawn(program: &Program, job_bytes: u64) -> io::Result<(Leash, OwnedFd)> {
+fn spawn(program: &Program, job_bytes: u64) -> io::Result<Spawned> {
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     rustix::io::ioctl_fionbio(&ours, true)?; // ours alone: the worker's end blocks
+    // Not the gate's own: whoever hijacks a worker must not write into the service's log. A full pipe takes no more, and
+    // nobody waits for it to be read.
+    let (words, mouth) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     let arguments = [std::process::id().to_string().into(), job_bytes.to_string().into()];
     let child = program
         .command(worker::SUBCOMMAND, &arguments)
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
-        .stderr(Stdio::inherit())
+        .stderr(Stdio::from(mouth))
         .spawn()?;
-    Ok((Leash(Some(child)), ours))
+    Ok((Leash(Some(child)), ours, words.into()))
 }
 
 /// A child that does not outlive its owner: killed and reaped when dropped.
@@ -165,11 +185,13 @@ pub struct Death {
     pub cause: String,
     /// Whether the job did it, rather than somebody from outside.
     pub own_making: bool,
+    /// What it said last, for the log: an allocator's complaint, say.
+    pub words: String,
 }
 
 impl Death {
     pub fn by_job(cause: &str) -> Self {
-        Self { cause: cause.into(), own_making: true }
+        Self { cause: cause.into(), own_making: true, words: String::new() }
     }
 
     fn of(status: ExitStatus) -> Self {
@@ -178,7 +200,7 @@ impl Death {
             None => Self::by_job("exit"),
             Some(signal) => {
                 let name = signal_name(signal);
-                Self { cause: name.into(), own_making: OWN_MAKING.contains(&signal) }
+                Self { cause: name.into(), own_making: OWN_MAKING.contains(&signal), words: String::new() }
             }
         }
     }
@@ -230,6 +252,8 @@ pub enum AskError {
 pub struct WorkerProcess {
     leash: Leash,
     socket: AsyncFd<OwnedFd>,
+    words: File,
+    oom_kills: Arc<OomKills>,
     buffer: Vec<u8>,
     sandbox: Option<SandboxReport>,
     /// Jobs done so far.
@@ -281,11 +305,17 @@ impl WorkerProcess {
 
     /// Waits for the end of a worker that closed its socket, and says what it was.
     pub async fn bury(self) -> Death {
-        match self.leash.reap(GONE_WITHIN).await {
+        let mut death = match self.leash.reap(GONE_WITHIN).await {
             Ok((status, false)) => Death::of(status),
             // It closed the socket and lived on: whoever it was that did it came in by an image.
             Ok((_, true)) | Err(_) => Death::by_job("protocol"),
+        };
+        if death.cause == "SIGKILL" && self.oom_kills.claim() {
+            // Which job has taken the memory cannot be told: the limit is one for all.
+            death.cause = "oom".into();
         }
+        death.words = last_words(self.words);
+        death
     }
 
     async fn send(&self, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), AskError> {
@@ -333,6 +363,14 @@ impl WorkerProcess {
     }
 }
 
+/// What is left in the pipe, as text without control characters.
+fn last_words(mut pipe: File) -> String {
+    let mut bytes = vec![0; 64 << 10];
+    // It never waits: what is not there now is not said.
+    let length = io::Read::read(&mut pipe, &mut bytes).unwrap_or(0);
+    plain(String::from_utf8_lossy(&bytes[..length]).trim())
+}
+
 /// Where the running program is, for [`Program::open`]: the very file that was started, even if it was replaced since.
 pub fn own_program() -> &'static Path {
     Path::new(OsStr::new("/proc/self/exe"))
@@ -353,7 +391,23 @@ mod tests {
             (libc::SIGUSR1, "signal", false),
             (1 << 8, "exit", true),
         ] {
-            assert_eq!(Death::of(ExitStatus::from_raw(raw)), Death { cause: cause.into(), own_making });
+            let death = Death { cause: cause.into(), own_making, words: String::new() };
+            assert_eq!(Death::of(ExitStatus::from_raw(raw)), death);
         }
+    }
+
+    #[test]
+    fn last_words_are_one_line_and_nobody_waits_for_them() {
+        use std::io::Write as _;
+        let pipe = || pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).expect("a pipe");
+        let (words, mouth) = pipe();
+        File::from(mouth).write_all(b"free(): invalid pointer\n\x1b[2J forged\n").expect("room");
+        assert_eq!(last_words(words.into()), "free(): invalid pointer  [2J forged");
+        let (words, mouth) = pipe();
+        let mut mouth = File::from(mouth);
+        while mouth.write(&[b'a'; 4096]).is_ok() {}
+        assert!(last_words(words.into()).len() <= 300, "a full pipe refuses, and does not wait");
+        let (words, _silent) = pipe();
+        assert_eq!(last_words(words.into()), "");
     }
 }

@@ -26,7 +26,7 @@ use rustix::{
 };
 
 use super::{
-    job::{Answer, DecodeKey, Job, MAX_MESSAGE_BYTES, Ready, RenderReport, Reply, Task},
+    job::{Answer, DecodeKey, Job, MAX_MESSAGE_BYTES, Ready, RenderReport, Reply, Task, plain},
     sandbox::{self, AddressSpace},
 };
 use crate::{
@@ -45,8 +45,6 @@ pub(super) const SUBCOMMAND: &str = "render-worker";
 const KEEP_BELOW_BYTES: u64 = 96 << 20;
 /// A worker without a job for so long gives back what it kept.
 const KEEP_FOR: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
-/// The longest panic message that is passed on.
-const MAX_PANIC_CHARS: usize = 300;
 
 /// Runs a worker until its socket closes. Arguments: the parent's process id, and the most bytes a job may hold.
 pub fn run(arguments: &[OsString]) -> ExitCode {
@@ -197,8 +195,7 @@ fn contain(work: impl FnOnce() -> Result<Answer, Answer>) -> Answer {
         Ok(Ok(answer) | Err(answer)) => answer,
         Err(_) => {
             let message = PANIC.with(RefCell::take);
-            let plain = message.chars().map(|c| if c.is_control() { ' ' } else { c });
-            Answer::Panicked { message: plain.take(MAX_PANIC_CHARS).collect() }
+            Answer::Panicked { message: plain(&message) }
         }
     }
 }
@@ -360,7 +357,7 @@ mod tests {
         let _ = panic::take_hook();
         let Answer::Panicked { message } = answer else { panic!("{answer:?}") };
         assert!(message.starts_with("assertion failed"));
-        assert_eq!(message.len(), MAX_PANIC_CHARS);
+        assert_eq!(message.len(), 300);
     }
 
     #[test]
