@@ -181,6 +181,20 @@ mod tests {
     }
 
     #[test]
+    fn however_many_fail_a_bounded_number_is_remembered() {
+        let memory = Memory::default();
+        for number in 0..50_000 {
+            let error = match number % 2 {
+                0 => EnsureError::Poison("SIGSEGV".into()),
+                _ => EnsureError::TimedOut { started: true },
+            };
+            memory.note(&format!("r1/{number}"), &error);
+        }
+        assert!(memory.failures.entry_count() <= CAPACITY, "{}", memory.failures.entry_count());
+        assert!(memory.timeouts.entry_count() <= CAPACITY, "{}", memory.timeouts.entry_count());
+    }
+
+    #[test]
     fn a_deadline_counts_when_missed_twice() {
         let memory = Memory::default();
         let (waited, hung) = (EnsureError::TimedOut { started: false }, EnsureError::TimedOut { started: true });
