@@ -6,15 +6,23 @@
 //! choices come from a printed seed (`SENDIMAGE_SEED` sets it). What a test has counted goes to [`report`].
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod bombs;
+mod client;
 mod floods;
+mod forgery;
 #[allow(dead_code, reason = "shared with the suite, which uses the rest")]
 #[path = "../suite/harness.rs"]
 mod harness;
 mod leaks;
 mod life_cycle;
 mod load;
+mod mutants;
+mod remembered;
 #[allow(dead_code)]
 mod report;
+mod requests;
+mod rule;
+mod sandbox;
 #[allow(dead_code)]
 mod tools;
 #[allow(dead_code, reason = "shared with the suite, which uses the rest")]

@@ -25,3 +25,39 @@ pub fn random(purpose: &str) -> fastrand::Rng {
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
+
+/// An SQLite file with the table `images (id, file)`.
+pub fn database(path: &std::path::Path, rows: &[(usize, String)]) {
+    use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
+        let mut database = SqliteConnection::connect_with(&options).await.unwrap();
+        sqlx::query("CREATE TABLE images (id INTEGER NOT NULL PRIMARY KEY, file VARCHAR(400))")
+            .execute(&mut database)
+            .await
+            .unwrap();
+        let mut all = database.begin().await.unwrap();
+        for (id, file) in rows {
+            let insert = sqlx::query("INSERT INTO images (id, file) VALUES (?, ?)");
+            insert.bind(*id as i64).bind(file).execute(&mut *all).await.unwrap();
+        }
+        all.commit().await.unwrap();
+        database.close().await.unwrap();
+    });
+}
+
+/// Does something while nobody may read this SQLite file.
+pub fn locked(path: &std::path::Path, work: impl FnOnce()) {
+    use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut database = runtime.block_on(async {
+        let mut database = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(path)).await.unwrap();
+        sqlx::query("BEGIN EXCLUSIVE").execute(&mut database).await.unwrap();
+        database
+    });
+    work();
+    runtime.block_on(async {
+        sqlx::query("ROLLBACK").execute(&mut database).await.unwrap();
+        database.close().await.unwrap();
+    });
+}

@@ -103,8 +103,14 @@ impl Site {
     }
 
     pub fn start(&mut self) {
-        let mut command = Command::new(SENDIMAGE);
+        self.start_by(SENDIMAGE.as_ref(), |_| {});
+    }
+
+    /// As [`Self::start`]: this program, and the command as `edit` leaves it.
+    pub fn start_by(&mut self, program: &Path, edit: impl FnOnce(&mut Command)) {
+        let mut command = Command::new(program);
         command.args(["serve", "-c"]).arg(self.config()).stdin(Stdio::null());
+        edit(&mut command);
         self.start_as(command);
     }
 

@@ -9,7 +9,6 @@ mod geometry;
 #[allow(dead_code, reason = "shared with tests/faults, which uses the rest")]
 mod harness;
 mod hits;
-mod hostile;
 mod http;
 mod migration;
 mod negotiation;
