@@ -6,6 +6,7 @@
 //! choices come from a printed seed (`SENDIMAGE_SEED` sets it). What a test has counted goes to [`report`].
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod bomb_files;
 mod bombs;
 mod client;
 mod floods;
@@ -17,12 +18,16 @@ mod leaks;
 mod life_cycle;
 mod load;
 mod mutants;
+mod names;
 mod remembered;
 #[allow(dead_code)]
 mod report;
 mod requests;
 mod rule;
 mod sandbox;
+mod smuggling;
+mod specs;
+mod timing;
 #[allow(dead_code)]
 mod tools;
 #[allow(dead_code, reason = "shared with the suite, which uses the rest")]
