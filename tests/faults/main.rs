@@ -14,6 +14,7 @@ mod forgery;
 #[allow(dead_code, reason = "shared with the suite, which uses the rest")]
 #[path = "../suite/harness.rs"]
 mod harness;
+mod hijack;
 mod leaks;
 mod life_cycle;
 mod load;

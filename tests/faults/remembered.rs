@@ -142,7 +142,7 @@ fn failures_of_the_machine_are_not() {
     let mut told = Vec::new();
     let mounted = tools::is_root().then(|| {
         fs::create_dir_all(site.path("renditions")).unwrap();
-        Mounted::new(&site.path("renditions"), "size=512k,nr_inodes=60")
+        Mounted::new(&site.path("renditions"), "size=8m,nr_inodes=1000")
     });
     let site = site.serve();
     assert_eq!(ask(&site, "a.jpg", "width-10"), 200, "{}", site.log());

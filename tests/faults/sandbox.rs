@@ -318,6 +318,8 @@ fn a_worker_that_dies_costs_nobody_an_answer() {
     let site = Site::new("[render]\nworkers = 2\ndeadline_seconds = 3.0\n[log]\nlevel = \"warn\"\n").serve();
     site.add("photo_land.jpg", "a.jpg");
     let died = |cause: &str| site.metric(&format!("sendimage_workers_died_total{{cause=\"{cause}\"}}"));
+    // Both are in their sandbox: one that dies before that was never a worker.
+    let ready = || site.ops("/health/ready").unwrap().text().contains("\"workers\": 2,") && site.workers().len() == 2;
     let mut width = 20;
     let mut deaths = 0;
     let gate = site.service_pid() as i32;
@@ -334,7 +336,7 @@ fn a_worker_that_dies_costs_nobody_an_answer() {
         (Signal::TRAP, "SIGTRAP"),
     ] {
         for _ in 0..rounds {
-            wait_for(Duration::from_secs(10), || site.workers().len() == 2).expect("two workers");
+            wait_for(Duration::from_secs(10), ready).expect("two workers");
             let (before, victims) = (died(cause), site.workers());
             victims.iter().for_each(|pid| send(*pid, Signal::STOP));
             width += 1;
@@ -355,7 +357,7 @@ fn a_worker_that_dies_costs_nobody_an_answer() {
     }
     // One that hangs is killed at the deadline; that request is told so, and the next is served.
     for _ in 0..rounds.min(3) {
-        wait_for(Duration::from_secs(10), || site.workers().len() == 2).expect("two workers");
+        wait_for(Duration::from_secs(10), ready).expect("two workers");
         let before = died("deadline");
         site.workers().iter().for_each(|pid| send(*pid, Signal::STOP));
         width += 1;
@@ -398,8 +400,10 @@ impl Group {
         if v1.exists() { v1 } else { self.0.join("memory.max") }
     }
 
+    /// Sets the limit, as soon as what is above it has been given back: a worker keeps some of its memory for a second.
     fn limit(&self, bytes: u64) {
-        fs::write(self.limit_file(), bytes.to_string()).unwrap();
+        let set = || fs::write(self.limit_file(), bytes.to_string()).is_ok() && self.used() <= bytes;
+        wait_for(Duration::from_secs(10), set).expect("the limit can be set");
     }
 
     fn used(&self) -> u64 {
@@ -439,9 +443,9 @@ fn short_of_memory_a_worker_goes_and_it_is_told_why() {
     let ask = |spec: &str| Client::gate(&site).get(path_url(KEY.as_bytes(), "a.jpg", spec).as_bytes()).status;
     assert_eq!(ask("width-50"), 200, "{}", site.log());
     assert_eq!((died("SIGKILL"), died("oom")), (1.0, 0.0), "killed by hand");
-    let rounds = scale(1, 5);
+    let (rounds, enough) = (scale(1, 5), group.used() + (8 << 20));
     for round in 0..rounds {
-        group.limit(group.used() + (8 << 20));
+        group.limit(enough);
         let large = format!("scale-{}|format-webp", 400 + round);
         let status = ask(&large);
         assert_eq!(status, 503, "{}", site.log());
