@@ -9,7 +9,7 @@ use std::{
 use crate::{
     harness::{Site, wait_for},
     report::Row,
-    tools::scale,
+    tools::{is_long, scale},
 };
 
 /// T28: those who say nothing, and those who say it a byte at a time, are cut; meanwhile everybody else is served.
@@ -220,4 +220,61 @@ fn timed(site: &Site, urls: &[String]) -> Vec<(u16, Duration, bool)> {
             .collect();
         clients.into_iter().map(|client| client.join().unwrap()).collect()
     })
+}
+
+/// T30: work that is slow and legal ends at the deadline at the latest, and cheap work does not wait for it.
+#[test]
+fn slow_but_legal_work() {
+    let row = Row::begin("slow but legal work", "T30");
+    let deadline = Duration::from_secs(scale(4, 20) as u64);
+    let site = Site::new(&format!(
+        "[render]\nworkers = 2\nmemory_budget = \"4 GiB\"\ndeadline_seconds = {}.0\n",
+        deadline.as_secs()
+    ))
+    .serve();
+    let photo = site.path("media/photo.jpg").display().to_string();
+    let sample = ["sample-photo", &photo, "--size", if is_long() { "6000x4000" } else { "3000x2000" }];
+    let output = std::process::Command::new(crate::harness::SENDIMAGE).args(sample).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let hit = site.sign(&["media/photo.jpg", "width-100"]);
+    assert_eq!(site.gate("GET", &hit, "").status, 200);
+    let costly = [
+        "original|format-avif-lossless",
+        "original|format-avif",
+        "original|format-webp-lossless",
+        "original|format-gif",
+        "scale-129|format-webp|webpquality-100",
+        "original|blur-100|format-png",
+        "rotate-90|sharpen-100|blur-100|sharpen-99|blur-98|format-avif",
+        "pad-6300x6300|smart|format-png",
+    ];
+    let urls: Vec<String> =
+        costly.iter().take(scale(2, costly.len())).map(|spec| site.sign(&["media/photo.jpg", spec])).collect();
+    let cheap: Vec<String> =
+        (0..urls.len() * 4).map(|i| site.sign(&["media/photo.jpg", &format!("width-{}", 60 + i)])).collect();
+    let (mut slowest_hit, mut slowest_cheap) = (Duration::ZERO, Duration::ZERO);
+    let answers = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| timed(&site, &urls));
+        let mut cheap = cheap.iter();
+        while !asked.is_finished() {
+            for (url, slowest) in [(Some(&hit), &mut slowest_hit), (cheap.next(), &mut slowest_cheap)] {
+                let Some(url) = url else { continue };
+                let began = Instant::now();
+                assert_eq!(site.gate("GET", url, "").status, 200, "{url}");
+                *slowest = began.elapsed().max(*slowest);
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        asked.join().unwrap()
+    });
+    let slowest = answers.iter().map(|(_, took, _)| *took).max().unwrap_or_default();
+    assert!(answers.iter().all(|(status, ..)| [200, 503, 504].contains(status)), "{answers:?}\n{}", site.log());
+    assert!(slowest <= deadline + deadline / 10, "{slowest:?}");
+    assert!(slowest_hit < Duration::from_secs(1), "a hit waited {slowest_hit:?}");
+    assert!(slowest_cheap < deadline, "a cheap render waited {slowest_cheap:?}");
+    row.passed(&format!(
+        "{} costly renders of a large photograph: {:?}, the slowest {slowest:.1?} of {deadline:?}; hits meanwhile {slowest_hit:.1?} at most, cheap renders {slowest_cheap:.1?}",
+        answers.len(),
+        answers.iter().map(|(status, took, _)| format!("{status} after {:.1} s", took.as_secs_f64())).collect::<Vec<_>>(),
+    ));
 }

@@ -15,6 +15,7 @@ mod forgery;
 #[path = "../suite/harness.rs"]
 mod harness;
 mod hijack;
+mod index;
 mod leaks;
 mod life_cycle;
 mod load;

@@ -1,0 +1,61 @@
+//! Every threat (T01 to T35) and fault (F01 to F40) of our list: each is shown to be met by a test, or is said to be open.
+//!
+//! A test of this binary names its own when it begins ([`Row::begin`](crate::report::Row::begin)). This file has the others.
+
+/// Shown elsewhere: where, as a file and a word in it.
+const ELSEWHERE: [(&str, &str, &str); 2] = [
+    ("T32", "tests/run", "advisories"),
+    // Old renditions after their original was replaced or has gone.
+    ("T33", "tests/suite/hits.rs", "a_replaced_original_is_seen_at_once_in_every_mode"),
+];
+
+/// There is nothing yet that they could happen to.
+const NOT_YET: [(&str, &str); 14] = [
+    ("T15", "no HTTP source: a config that asks for one is refused"),
+    ("T16", "no HTTP source"),
+    ("T17", "no tokens: a config that asks for them is refused"),
+    ("T18", "no tokens"),
+    ("T19", "no tokens, so nothing is private to somebody"),
+    ("T20", "the site is not asked"),
+    ("T34", "no warm, purge or gc"),
+    ("F16", "no Postgres"),
+    ("F17", "no Postgres"),
+    ("F18", "no S3, no HTTP source"),
+    ("F19", "no S3"),
+    ("F31", "no name is looked up"),
+    ("F34", "no purge, no gc"),
+    ("F39", "no gc --verify; a hit does not look into files"),
+];
+
+#[test]
+fn every_threat_and_fault_is_met_or_open() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut sources = String::new();
+    for entry in std::fs::read_dir(root.join("tests/faults")).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.ends_with("index.rs") {
+            sources += &std::fs::read_to_string(path).unwrap();
+        }
+    }
+    // Each begins with a name and the list of what it shows.
+    let mut shown = Vec::new();
+    for begun in sources.split("Row::begin(").skip(1) {
+        let list = begun.split('"').nth(3).unwrap();
+        shown.extend(list.split(' ').map(str::to_owned));
+    }
+    for (id, file, word) in ELSEWHERE {
+        let text = std::fs::read_to_string(root.join(file)).unwrap();
+        assert!(text.contains(word), "{id}: {word:?} is not in {file}");
+    }
+    let ids = (1..=35).map(|number| format!("T{number:02}")).chain((1..=40).map(|number| format!("F{number:02}")));
+    for id in ids {
+        let elsewhere = ELSEWHERE.iter().any(|(other, ..)| *other == id);
+        let open = NOT_YET.iter().any(|(other, _)| *other == id);
+        let met = shown.contains(&id) || elsewhere;
+        assert!(
+            met != open,
+            "{id} is {}",
+            if met { "met and said to be open" } else { "neither met nor said to be open" }
+        );
+    }
+}
