@@ -8,7 +8,11 @@
 
 mod bomb_files;
 mod bombs;
+mod calls;
+mod catalogue;
 mod client;
+mod crash;
+mod disks;
 mod floods;
 mod forgery;
 #[allow(dead_code, reason = "shared with the suite, which uses the rest")]
@@ -19,18 +23,21 @@ mod index;
 mod leaks;
 mod life_cycle;
 mod load;
+mod mounts;
 mod mutants;
 mod names;
+mod power;
 mod remembered;
-#[allow(dead_code)]
+mod renders;
 mod report;
 mod requests;
 mod rule;
 mod sandbox;
 mod smuggling;
+mod sources;
 mod specs;
+mod strace;
 mod timing;
-#[allow(dead_code)]
 mod tools;
 #[allow(dead_code, reason = "shared with the suite, which uses the rest")]
 #[path = "../suite/vectors.rs"]
