@@ -39,6 +39,7 @@ mod specs;
 mod strace;
 mod timing;
 mod tools;
+mod transfers;
 #[allow(dead_code, reason = "shared with the suite, which uses the rest")]
 #[path = "../suite/vectors.rs"]
 mod vectors;
