@@ -95,7 +95,7 @@ fn full() {
     let row = Row::begin("a full disk", "F04 F36 T25");
     let mut site = Site::new(CONFIG);
     let store = site.path("renditions");
-    let mount = match Mount::tmpfs(&store, "size=3m") {
+    let _mount = match Mount::tmpfs(&store, "size=3m") {
         Ok(mount) => mount,
         Err(reason) => return row.skipped(&reason),
     };
@@ -123,8 +123,6 @@ fn full() {
         "{}, with 0 to {pages} pages left; each served by the same process once there was room",
         patient.sentence()
     ));
-    drop(site);
-    drop(mount);
 }
 
 /// F06: bytes in plenty, no inodes.
@@ -133,7 +131,7 @@ fn without_inodes() {
     let row = Row::begin("a disk without inodes", "F06");
     let mut site = Site::new(CONFIG);
     let store = site.path("renditions");
-    let mount = match Mount::tmpfs(&store, "size=50m,nr_inodes=200") {
+    let _mount = match Mount::tmpfs(&store, "size=50m,nr_inodes=200") {
         Ok(mount) => mount,
         Err(reason) => return row.skipped(&reason),
     };
@@ -165,8 +163,6 @@ fn without_inodes() {
         patient.hits.iter().for_each(|url| assert_eq!(try_ask(&site, url).unwrap().status, 200));
     }
     row.passed(&format!("{}; each served by the same process once there were some", patient.sentence()));
-    drop(site);
-    drop(mount);
 }
 
 /// F08: a file system that turns read-only, and a service that is started on one.
@@ -207,8 +203,6 @@ fn read_only() {
     mount.remount("rw");
     patient.assert_recovered(&misses);
     row.passed(&format!("{sentence}; started on it: {}; both served again without a restart", patient.sentence()));
-    drop(site);
-    drop(mount);
 }
 
 /// A folder that nobody may change, root included.

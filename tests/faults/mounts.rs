@@ -17,7 +17,8 @@ fn run(command: &str, arguments: &[&str]) -> Result<(), String> {
     }
 }
 
-/// A mounted file system. Dropped, it is unmounted: at once from its folder, wholly when the last process has left it.
+/// A mounted file system. Dropped, it is unmounted: at once from its folder, wholly when the last process has left it. So it is
+/// dropped before the site whose folder it is in, which is what happens to it as the later variable.
 pub struct Mount {
     at: PathBuf,
 }
