@@ -136,7 +136,7 @@ fn failures_of_the_machine_are_not() {
     let config = "[catalogue]\nkind = \"sqlite\"\nurl = \"sqlite://{dir}/images.sqlite3\"\nsource = \"media\"\ncache_seconds = 0.0\ntimeout_seconds = 0.5\n\
                   query = \"SELECT file FROM images WHERE id = ?\"\n[render]\nworkers = 1\nqueue_depth = 1\ndeadline_seconds = 5.0\n\
                   [log]\nlevel = \"error\"\n";
-    let site = Site::new(config);
+    let mut site = Site::new(config);
     site.add("photo_land.jpg", "a.jpg");
     tools::database(&site.path("images.sqlite3"), &[(42, "a.jpg".into())]);
     let mut told = Vec::new();
@@ -144,8 +144,10 @@ fn failures_of_the_machine_are_not() {
         fs::create_dir_all(site.path("renditions")).unwrap();
         Mounted::new(&site.path("renditions"), "size=8m,nr_inodes=1000")
     });
-    let site = site.serve();
-    assert_eq!(ask(&site, "a.jpg", "width-10"), 200, "{}", site.log());
+    site.start();
+    // However it ends, the mount goes first.
+    let (site, mounted) = (&site, mounted);
+    assert_eq!(ask(site, "a.jpg", "width-10"), 200, "{}", site.log());
     let mut width = 100;
     // Each: a fault, what it is answered with, and its end.
     let mut fault = |what: &str, begin: &dyn Fn(), statuses: &[u16], end: &dyn Fn()| {
@@ -154,11 +156,11 @@ fn failures_of_the_machine_are_not() {
             let spec = format!("width-{width}");
             begin();
             for _ in 0..2 {
-                let status = ask(&site, "a.jpg", &spec);
+                let status = ask(site, "a.jpg", &spec);
                 assert!(statuses.contains(&status), "{what}: {status}\n{}", site.log());
             }
             end();
-            assert_eq!(ask(&site, "a.jpg", &spec), 200, "{what}, afterwards: {}", site.log());
+            assert_eq!(ask(site, "a.jpg", &spec), 200, "{what}, afterwards: {}", site.log());
         }
         told.push(what.to_owned());
     };
@@ -183,10 +185,10 @@ fn failures_of_the_machine_are_not() {
         width += 1;
         let spec = format!("width-{width}");
         begin();
-        let status = ask(&site, "a.jpg", &spec);
+        let status = ask(site, "a.jpg", &spec);
         assert!(statuses.contains(&status), "{what}: {status}\n{}", site.log());
         end();
-        assert_eq!(ask(&site, "a.jpg", &spec), 200, "{what}, afterwards: {}", site.log());
+        assert_eq!(ask(site, "a.jpg", &spec), 200, "{what}, afterwards: {}", site.log());
         told.push(what.to_owned());
     };
     let (media, away) = (site.path("media"), site.path("away"));
@@ -197,34 +199,33 @@ fn failures_of_the_machine_are_not() {
     fault("a file that is away", &|| fs::rename(&file, &gone).unwrap(), &[404, 410], &|| {
         fs::rename(&gone, &file).unwrap()
     });
-    let (stop, go) = (|| signal(&site, Signal::STOP), || signal(&site, Signal::CONT));
+    let (stop, go) = (|| signal(site, Signal::STOP), || signal(site, Signal::CONT));
     fault("one missed deadline", &stop, &[504], &go);
     // The catalogue, by an id.
     let by_id = |width: usize| {
         native_url(KEYS, &Fields { subject: "42".into(), spec: format!("width-{width}"), ..Fields::default() })
     };
-    let get = |url: &str| Client::gate(&site).get(url.as_bytes()).status;
+    let get = |url: &str| Client::gate(site).get(url.as_bytes()).status;
     tools::locked(&site.path("images.sqlite3"), || assert_eq!(get(&by_id(300)), 503));
     assert_eq!(get(&by_id(300)), 200, "{}", site.log());
     told.push("a catalogue that is locked".into());
     // Somebody who leaves, from the queue and from a render.
     for width in 310..310 + scale(3, 60) {
         let spec = format!("width-{width}");
-        signal(&site, Signal::STOP);
+        signal(site, Signal::STOP);
         let mut stream = site.gate_stream();
         stream
             .write_all(format!("GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n", url("a.jpg", &spec)).as_bytes())
             .unwrap();
         std::thread::sleep(Duration::from_millis(15));
         drop(stream);
-        signal(&site, Signal::CONT);
-        assert_eq!(ask(&site, "a.jpg", &spec), 200, "{}", site.log());
+        signal(site, Signal::CONT);
+        assert_eq!(ask(site, "a.jpg", &spec), 200, "{}", site.log());
     }
     told.push("a client that leaves".into());
     // A full queue.
-    signal(&site, Signal::STOP);
+    signal(site, Signal::STOP);
     let statuses: Vec<u16> = std::thread::scope(|scope| {
-        let site = &site;
         let asks: Vec<_> =
             (0..6).map(|number| scope.spawn(move || ask(site, "a.jpg", &format!("width-{}", 400 + number)))).collect();
         std::thread::sleep(Duration::from_millis(300));
@@ -233,15 +234,15 @@ fn failures_of_the_machine_are_not() {
     });
     assert!(statuses.contains(&503) && statuses.iter().all(|status| matches!(status, 200 | 503)), "{statuses:?}");
     for number in 0..6 {
-        assert_eq!(ask(&site, "a.jpg", &format!("width-{}", 400 + number)), 200);
+        assert_eq!(ask(site, "a.jpg", &format!("width-{}", 400 + number)), 200);
     }
     told.push("a full queue".into());
     // Two workers killed by hand, in one job.
     if tools::is_root() {
-        let before = died(&site, "SIGKILL");
+        let before = died(site, "SIGKILL");
         let slow = "width-700|format-avif";
         let status = std::thread::scope(|scope| {
-            let answer = scope.spawn(|| ask(&site, "a.jpg", slow));
+            let answer = scope.spawn(|| ask(site, "a.jpg", slow));
             let mut ended = Vec::new();
             while !answer.is_finished() && ended.len() < 2 {
                 for pid in site.workers() {
@@ -255,13 +256,11 @@ fn failures_of_the_machine_are_not() {
             }
             answer.join().unwrap()
         });
-        assert_eq!((status, died(&site, "SIGKILL")), (503, before + 2.0), "{}", site.log());
-        assert_eq!(ask(&site, "a.jpg", "width-900"), 200);
-        assert_eq!(ask(&site, "a.jpg", slow), 200, "{}", site.log());
+        assert_eq!((status, died(site, "SIGKILL")), (503, before + 2.0), "{}", site.log());
+        assert_eq!(ask(site, "a.jpg", "width-900"), 200);
+        assert_eq!(ask(site, "a.jpg", slow), 200, "{}", site.log());
         told.push("two workers killed by hand".into());
     }
-    drop(site);
-    drop(mounted);
     row.passed(&format!("over when they are over: {}", told.join(", ")));
 }
 

@@ -96,7 +96,8 @@ fn the_time_of_a_refusal_says_nothing() {
                 }
             }
         };
-        let control = welch(&kinds, samples, &mut random, leaky);
+        // Once is enough: a busy machine hides a leak, and never makes one up.
+        let control = (0..3).map(|_| welch(&kinds, samples, &mut random, leaky).abs()).fold(0.0, f64::max);
         let mut best = f64::INFINITY;
         for _ in 0..ATTEMPTS {
             let t = welch(&kinds, samples, &mut random, refuse);
@@ -106,8 +107,8 @@ fn the_time_of_a_refusal_says_nothing() {
             }
         }
         assert!(best < THRESHOLD, "{scheme}: |t| is {best:.1} in the best of {ATTEMPTS} attempts");
-        assert!(control.abs() > THRESHOLD, "{scheme}: a leaky comparison is not seen: {control:.1}");
-        told.push(format!("{scheme}: |t| {best:.1}, of a comparison that stops early {:.0}", control.abs()));
+        assert!(control > THRESHOLD, "{scheme}: a leaky comparison is not seen: {control:.1}");
+        told.push(format!("{scheme}: |t| {best:.1}, of a comparison that stops early {:.0}", control));
     }
     row.passed(&format!("{} verifications for each scheme; {}", 2 * samples, told.join("; ")));
 }
