@@ -261,6 +261,12 @@ pub fn entities_svg() -> Vec<u8> {
     format!("<!DOCTYPE svg [<!ENTITY e0 \"ha\">{entities}]>{body}").into_bytes()
 }
 
+/// An entity that is a file of the machine's.
+pub fn file_entity_svg() -> Vec<u8> {
+    let body = String::from_utf8(svg("<text>&x;</text>")).unwrap();
+    format!("<!DOCTYPE svg [<!ENTITY x SYSTEM \"file:///etc/passwd\">]>{body}").into_bytes()
+}
+
 /// Each group uses the one before it ten times.
 pub fn uses_svg() -> Vec<u8> {
     let group =

@@ -179,7 +179,7 @@ fn arbitrary_code_in_a_worker() {
     }
     assert_eq!(site.service_pid(), gate);
     row.passed(&format!(
-        "{count} pieces of machine code run by a real worker with a job at hand, {forbidden} of them forbidden system calls: each died of \
-         it with its cause counted, the job was done by the next worker (the endless loop: 504 at the deadline)"
+        "{count} pieces of machine code run by a real worker with a job at hand, {forbidden} of them forbidden system calls: \
+         each died of it with its cause counted, the job was done by the next worker (the endless loop: 504 at the deadline)"
     ));
 }

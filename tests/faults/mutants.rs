@@ -142,8 +142,8 @@ async fn mutants_of_good_files() {
     let rate = count as f64 / began.elapsed().as_secs_f64();
     pool.shutdown().await;
     row.passed(&format!(
-        "{count} mutants of {} files ({rate:.0} a second): {} refused by the header, {beyond} ({} %) past it, of which {} rendered; \
-         0 workers died, 0 late; renditions of {formats:?}",
+        "{count} mutants of {} files ({rate:.0} a second): {} refused by the header, {beyond} ({} %) past it, of which {} \
+         rendered; 0 workers died, 0 late; renditions of {formats:?}",
         originals.len(),
         of(Fate::Refused),
         beyond * 100 / count,

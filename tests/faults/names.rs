@@ -152,7 +152,12 @@ fn names_write_no_headers() {
             assert!(matches!(status, 400 | 403), "{status}: {control:?}");
         }
     }
-    row.passed(&format!("{asked} requests with {} names and {} rows that are no paths; {served} served, each with the known headers and one file name", downloads.len(), bad.len()));
+    row.passed(&format!(
+        "{asked} requests with {} names and {} rows that are no paths; {served} served, each with the known headers and one \
+         file name",
+        downloads.len(),
+        bad.len()
+    ));
 }
 
 /// The names of headers that a hit, a miss and a refusal have at both doors.

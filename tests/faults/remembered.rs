@@ -133,9 +133,9 @@ fn failures_of_the_image_are_remembered() {
 #[test]
 fn failures_of_the_machine_are_not() {
     let row = Row::begin("failures of the machine are not remembered", "T24 F04 F06 F13 F15 F23 F30");
-    let config = "[catalogue]\nkind = \"sqlite\"\nurl = \"sqlite://{dir}/images.sqlite3\"\nsource = \"media\"\ncache_seconds = 0.0\ntimeout_seconds = 0.5\n\
-                  query = \"SELECT file FROM images WHERE id = ?\"\n[render]\nworkers = 1\nqueue_depth = 1\ndeadline_seconds = 5.0\n\
-                  [log]\nlevel = \"error\"\n";
+    let config = "[catalogue]\nkind = \"sqlite\"\nurl = \"sqlite://{dir}/images.sqlite3\"\nsource = \"media\"\n\
+                  query = \"SELECT file FROM images WHERE id = ?\"\ncache_seconds = 0.0\ntimeout_seconds = 0.5\n\
+                  [render]\nworkers = 1\nqueue_depth = 1\ndeadline_seconds = 5.0\n[log]\nlevel = \"error\"\n";
     let mut site = Site::new(config);
     site.add("photo_land.jpg", "a.jpg");
     tools::database(&site.path("images.sqlite3"), &[(42, "a.jpg".into())]);

@@ -371,7 +371,10 @@ fn a_worker_that_dies_costs_nobody_an_answer() {
     }
     assert_eq!(site.service_pid() as i32, gate);
     wait_for(Duration::from_secs(10), || children_of(gate).len() == 2).expect("no zombie, no orphan");
-    row.passed(&format!("{deaths} deaths by 9 signals in the middle of a job: every request answered 200, every cause counted; stopped workers: 504 at the deadline, then 200"));
+    row.passed(&format!(
+        "{deaths} deaths by 9 signals in the middle of a job: every request answered 200, every cause counted; stopped workers: \
+         504 at the deadline, then 200"
+    ));
 }
 
 /// A memory control group of the test's own, removed at its end.
@@ -461,7 +464,10 @@ fn short_of_memory_a_worker_goes_and_it_is_told_why() {
     assert_eq!((died("oom"), site.service_pid() as i32), (2.0 * rounds as f64, gate));
     drop(site);
     drop(group);
-    row.passed(&format!("{rounds} times: 2 workers killed by the kernel's OOM killer, counted as oom; the gate lives, 503, then 200 with room; a kill by hand is still SIGKILL"));
+    row.passed(&format!(
+        "{rounds} times: 2 workers killed by the kernel's OOM killer, counted as oom; the gate lives, 503, then 200 with room; a \
+         kill by hand is still SIGKILL"
+    ));
 }
 
 /// Arbitrary code in a worker: each layer refuses what it should, each tried for real.
