@@ -40,6 +40,7 @@ mod strace;
 mod timing;
 mod tools;
 mod transfers;
+
 #[allow(dead_code, reason = "shared with the suite, which uses the rest")]
 #[path = "../suite/vectors.rs"]
 mod vectors;
