@@ -66,6 +66,8 @@ fn is_refusal(error: &RequestError) -> bool {
 async fn settle(app: &App, headers: &HeaderMap) -> Result<Option<Response<Body>>, RequestError> {
     let malformed = || RequestError::Url(UrlError::NotAPath);
     let target = headers.get(X_ORIGINAL_URI).and_then(|value| value.to_str().ok()).ok_or_else(malformed)?;
+    // A plain request's target ends there, by the HTTP library: what nginx sends on must mean the same to both.
+    let target = target.split_once('#').map_or(target, |(before, _)| before);
     let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
     let (route, url) = app.verifier.table().resolve(path, query).map_err(RequestError::Url)?;
     let Some(longest) = app.offload(&route.name).verdicts() else { return Ok(None) };
