@@ -55,8 +55,8 @@ fn fields(subject: &str, spec: &str, path: &str) -> Fields {
 }
 
 /// A service with two routes, and good URLs of every kind.
-fn site() -> (Site, Vec<Vec<u8>>) {
-    let site = Site::new(CONFIG);
+fn site(more: &str) -> (Site, Vec<Vec<u8>>) {
+    let site = Site::new(&format!("{CONFIG}{more}"));
     site.add("photo_land.jpg", "2024/é+1.jpg");
     site.add("rgba.png", "a.png");
     std::fs::write(site.path("images.csv"), "id,file\n42,a.png\n7,2024/é+1.jpg\n").unwrap();
@@ -110,7 +110,7 @@ impl Refusals {
 #[test]
 fn altered_urls() {
     let row = Row::begin("altered URLs", "T01 T02 T03 T04 T23");
-    let (site, good) = site();
+    let (site, good) = site("");
     let site = site.serve().with_nginx();
     let routes = routes();
     let signed: BTreeSet<String> = good
@@ -179,6 +179,49 @@ fn altered_urls() {
         "{count} altered URLs, {other} of them through nginx too; answers {counts:?}; the {} served are other spellings of \
          what was signed, 0 are not; one answer for all 403",
         spelled.len()
+    ));
+}
+
+/// The same where nginx keeps verdicts and serves files by itself: what it has a verdict on is exactly what was asked.
+#[test]
+fn altered_urls_before_kept_verdicts() {
+    let row = Row::begin("altered URLs before kept verdicts", "T01 T03");
+    let (site, good) = site("[offload]\nmode = \"auth_request\"\nverdict_cache_seconds = 60\n");
+    let site = site.serve().with_nginx();
+    let (routes, mut random) = (routes(), random("altered URLs before kept verdicts"));
+    let mut nginx = Client::nginx(&site);
+    // Rendered, then judged, then served from the verdict that was kept.
+    for url in good.iter().chain(&good).chain(&good) {
+        assert_eq!(nginx.get(url).status, 200, "{}", site.log());
+    }
+    let (count, mut seen, mut counts) = (scale(1_500, 40_000), BTreeSet::new(), BTreeMap::<u16, usize>::new());
+    while seen.len() < count {
+        let mut url = random.choice(&good).unwrap().clone();
+        for _ in 0..random.usize(1..=2) {
+            alter(&mut url, &good, &mut random);
+        }
+        if url.is_empty() || url.iter().any(|byte| matches!(byte, b'\r' | b'\n')) || !seen.insert(url.clone()) {
+            continue;
+        }
+        let about = String::from_utf8_lossy(&url).into_owned();
+        let (wanted, _) = verdict(url.trim_ascii(), &routes);
+        let response = nginx.get(&url);
+        // Bytes that no request line holds travel in a header here, where they are bytes like any other.
+        let plain: Vec<u8> = url.iter().map(|byte| if b"<>` ".contains(byte) { b'~' } else { *byte }).collect();
+        let wanted = [wanted, verdict(&plain, &routes).0];
+        assert!(
+            wanted.contains(&response.status) || matches!(response.status, 301 | 400 | 404),
+            "{} for {wanted:?}: {about}",
+            response.status
+        );
+        let is_image = response.header("content-type").is_some_and(|kind| kind.starts_with("image/"));
+        assert_eq!(is_image, response.status == 200, "{about}");
+        *counts.entry(response.status).or_default() += 1;
+    }
+    assert!(counts[&200] > 0 && counts[&403] > count / 10, "{counts:?}");
+    assert_eq!(site.stored().len(), good.len());
+    row.passed(&format!(
+        "{count} altered URLs through nginx with auth_request: {counts:?}; only what was signed is served"
     ));
 }
 
@@ -365,7 +408,7 @@ fn a_forged_url_touches_nothing() {
     if !tools::is_root() {
         return row.skipped("tracing another process takes root");
     }
-    let (site, good) = site();
+    let (site, good) = site("");
     let site = site.serve();
     let mut gate = Client::gate(&site);
     for url in &good {
