@@ -2,22 +2,23 @@
 
 use std::{
     convert::Infallible,
-    future::Future,
+    future::{Future, poll_fn},
     io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    pin::pin,
-    sync::Arc,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
     time::Duration,
 };
 
 use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
-};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
@@ -33,6 +34,8 @@ const MAX_HEAD_BYTES: usize = 32 << 10;
 const MAX_HEADERS: usize = 64;
 /// Connections that wait in the kernel until they are accepted (the system's own bound, net.core.somaxconn, may be lower).
 const UNIX_BACKLOG: i32 = 4096;
+/// How long a stop waits for the first bytes of a connection that is just open.
+const FIRST_WORD: Duration = Duration::from_millis(500);
 /// After a failed accept (no descriptors left, say): without a pause the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -163,8 +166,8 @@ impl Listener {
         A: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Body>> + Send + 'static,
     {
-        let graceful = GracefulShutdown::new();
         let places = Arc::new(Semaphore::new(bounds.max_connections));
+        let stopping = stop.clone();
         let start = |stream: Box<dyn Stream>, place: OwnedSemaphorePermit| {
             let answer = answer.clone();
             let service = service_fn(move |request| {
@@ -172,6 +175,8 @@ impl Listener {
                 async move { Ok::<_, Infallible>(answer.await) }
             });
             // Without a timer hyper keeps no time limit at all, whatever the header timeout says.
+            let has_spoken = Arc::new(AtomicBool::new(false));
+            let stream = Watched { stream, has_spoken: has_spoken.clone() };
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(bounds.header_timeout)
@@ -180,10 +185,34 @@ impl Listener {
                 // An answer is a head and nothing else: one buffer, which costs a plain send less than a vector of them.
                 .writev(false)
                 .serve_connection(TokioIo::new(stream), service);
-            let connection = graceful.watch(connection);
+            let mut stop = stopping.clone();
             tokio::spawn(async move {
                 let _place = place;
-                if let Err(error) = connection.await {
+                let mut connection = pin!(connection);
+                let ended = tokio::select! {
+                    biased;
+                    ended = connection.as_mut() => Some(ended),
+                    () = stopped(&mut stop) => None,
+                };
+                let ended = match ended {
+                    Some(ended) => ended,
+                    None => {
+                        // hyper closes a connection that it has read nothing of, and its client's first request with it.
+                        let first_word = poll_fn(|context| match connection.as_mut().poll(context) {
+                            Poll::Ready(ended) => Poll::Ready(Some(ended)),
+                            Poll::Pending if has_spoken.load(Relaxed) => Poll::Ready(None),
+                            Poll::Pending => Poll::Pending,
+                        });
+                        match tokio::time::timeout(FIRST_WORD, first_word).await {
+                            Ok(Some(ended)) => ended,
+                            Ok(None) | Err(_) => {
+                                connection.as_mut().graceful_shutdown();
+                                connection.await
+                            }
+                        }
+                    }
+                };
+                if let Err(error) = ended {
                     tracing::debug!(%error, "a connection ended badly");
                 }
             });
@@ -209,8 +238,9 @@ impl Listener {
             let Ok(place) = places.clone().try_acquire_owned() else { break };
             start(stream, place);
         }
-        let drained = pin!(graceful.shutdown());
-        if tokio::time::timeout(bounds.drain, drained).await.is_err() {
+        // Each connection holds its place to its end.
+        let all = u32::try_from(bounds.max_connections).unwrap_or(u32::MAX);
+        if tokio::time::timeout(bounds.drain, places.acquire_many(all)).await.is_err() {
             tracing::warn!("requests were still in flight when the drain time was over");
         }
     }
@@ -223,6 +253,41 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A stream that remembers whether anything was ever read from it.
+struct Watched {
+    stream: Box<dyn Stream>,
+    has_spoken: Arc<AtomicBool>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.has_spoken.store(true, Relaxed);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
 
 /// A unix socket that nobody but those whom `mode` lets can ever have connected to.
 fn bind_unix(path: &Path, mode: Mode) -> io::Result<UnixListener> {
