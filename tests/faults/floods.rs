@@ -252,28 +252,36 @@ fn slow_but_legal_work() {
         costly.iter().take(scale(2, costly.len())).map(|spec| site.sign(&["media/photo.jpg", spec])).collect();
     let cheap: Vec<String> =
         (0..urls.len() * 4).map(|i| site.sign(&["media/photo.jpg", &format!("width-{}", 60 + i)])).collect();
-    let (mut slowest_hit, mut slowest_cheap) = (Duration::ZERO, Duration::ZERO);
+    let (mut slowest_hit, mut served, mut refused) = (Duration::ZERO, 0, 0);
     let answers = std::thread::scope(|scope| {
         let asked = scope.spawn(|| timed(&site, &urls));
         let mut cheap = cheap.iter();
         while !asked.is_finished() {
-            for (url, slowest) in [(Some(&hit), &mut slowest_hit), (cheap.next(), &mut slowest_cheap)] {
-                let Some(url) = url else { continue };
-                let began = Instant::now();
-                assert_eq!(site.gate("GET", url, "").status, 200, "{url}");
-                *slowest = began.elapsed().max(*slowest);
+            let began = Instant::now();
+            assert_eq!(site.gate("GET", &hit, "").status, 200);
+            slowest_hit = began.elapsed().max(slowest_hit);
+            // Where every worker is busy with the others, a cheap one waits its turn, or is told at once that there is none.
+            if let Some(url) = cheap.next() {
+                let response = site.gate("GET", url, "");
+                match response.status {
+                    200 => served += 1,
+                    503 => refused += 1,
+                    status => panic!("{status} for {url}\n{}", site.log()),
+                }
             }
             std::thread::sleep(Duration::from_millis(100));
         }
         asked.join().unwrap()
     });
+    for url in &cheap {
+        assert_eq!(site.gate("GET", url, "").status, 200, "{url}, when the others are over\n{}", site.log());
+    }
     let slowest = answers.iter().map(|(_, took, _)| *took).max().unwrap_or_default();
     assert!(answers.iter().all(|(status, ..)| [200, 503, 504].contains(status)), "{answers:?}\n{}", site.log());
     assert!(slowest <= deadline + deadline / 10, "{slowest:?}");
     assert!(slowest_hit < Duration::from_secs(1), "a hit waited {slowest_hit:?}");
-    assert!(slowest_cheap < deadline, "a cheap render waited {slowest_cheap:?}");
     row.passed(&format!(
-        "{} costly renders of a large photograph: {:?}, the slowest {slowest:.1?} of {deadline:?}; hits meanwhile {slowest_hit:.1?} at most, cheap renders {slowest_cheap:.1?}",
+        "{} costly renders of a large photograph: {:?}, the slowest {slowest:.1?} of {deadline:?}; hits meanwhile {slowest_hit:.1?} at most, of the cheap renders {served} served, {refused} 503 and served afterwards",
         answers.len(),
         answers.iter().map(|(status, took, _)| format!("{status} after {:.1} s", took.as_secs_f64())).collect::<Vec<_>>(),
     ));
