@@ -12,7 +12,7 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
@@ -38,6 +38,8 @@ const UNIX_BACKLOG: i32 = 4096;
 const FIRST_WORD: Duration = Duration::from_millis(500);
 /// After a failed accept (no descriptors left, say): without a pause the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// While accepting goes on failing, the log has a line this often, with a number.
+const ACCEPT_SILENCE: Duration = Duration::from_secs(10);
 
 /// A bound socket.
 pub enum Listener {
@@ -217,6 +219,7 @@ impl Listener {
                 }
             });
         };
+        let (mut failures, mut said) = (0_u32, None::<Instant>);
         loop {
             let accepted = async {
                 let Ok(place) = places.clone().acquire_owned().await else { return Err(io::ErrorKind::Other.into()) };
@@ -229,7 +232,11 @@ impl Listener {
             match accepted {
                 Ok((stream, place)) => start(stream, place),
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    failures += 1;
+                    if said.is_none_or(|said| said.elapsed() >= ACCEPT_SILENCE) {
+                        tracing::warn!(%error, times = failures, "connections could not be accepted");
+                        (said, failures) = (Some(Instant::now()), 0);
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

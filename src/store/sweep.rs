@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::Path,
     sync::LazyLock,
     time::{Duration, SystemTime},
@@ -50,7 +51,7 @@ impl Owner {
 
     /// Whether a file of this name and age is nobody's: made on this host by a process that is gone, or simply too old.
     /// `lives` are those that were looked up before.
-    fn is_abandoned(&self, name: &str, modified: SystemTime, lives: &mut HashMap<u32, Option<String>>) -> bool {
+    fn is_abandoned(&self, name: &str, changed: SystemTime, lives: &mut HashMap<u32, Option<String>>) -> bool {
         let mut parts = name.strip_prefix(".tmp-").unwrap_or_default().split('-');
         let (host, pid, of) = (parts.next(), parts.next().and_then(|pid| pid.parse::<u32>().ok()), parts.next());
         let gone = match (host, pid, of) {
@@ -59,7 +60,7 @@ impl Owner {
             }
             _ => false,
         };
-        gone || modified.elapsed().is_ok_and(|age| age > ABANDONED_AFTER)
+        gone || changed.elapsed().is_ok_and(|age| age > ABANDONED_AFTER)
     }
 }
 
@@ -77,8 +78,9 @@ pub(super) fn sweep(folder: &Path, owner: &Owner) -> io::Result<u64> {
         let Some(name) = name.to_str().filter(|name| name.starts_with(".tmp-")) else { continue };
         // A file that vanishes meanwhile was published or swept by somebody else.
         let Ok(metadata) = entry.metadata() else { continue };
-        let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-        if metadata.is_file() && owner.is_abandoned(name, modified, &mut lives) && fs::remove_file(entry.path()).is_ok()
+        // Not when it was modified: a rendition that is about to be published has been given a date in the past.
+        let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(metadata.ctime().try_into().unwrap_or(0));
+        if metadata.is_file() && owner.is_abandoned(name, changed, &mut lives) && fs::remove_file(entry.path()).is_ok()
         {
             removed += 1;
         }
@@ -106,18 +108,30 @@ mod tests {
         for name in [&mine, &theirs, &orphan, &far] {
             fs::write(folder.path().join(name), "x").unwrap();
         }
-        let old = folder.path().join(elsewhere.name(2));
-        let file = fs::File::create(&old).unwrap();
-        file.set_modified(SystemTime::now() - ABANDONED_AFTER * 2).unwrap();
+        // About to be published: dated back, and touched just now.
+        let dated = folder.path().join(elsewhere.name(2));
+        fs::File::create(&dated).unwrap().set_modified(SystemTime::now() - ABANDONED_AFTER * 2).unwrap();
         let earlier = [earlier_life, earlier_boot].map(|owner| folder.path().join(owner.name(9)));
         earlier.iter().for_each(|path| fs::write(path, "x").unwrap());
         fs::write(folder.path().join("other"), "x").unwrap();
 
-        assert_eq!(sweep(folder.path(), &owner).unwrap(), 4);
+        assert_eq!(sweep(folder.path(), &owner).unwrap(), 3);
         for name in [&mine, &theirs, &far, &"other".to_owned()] {
             assert!(folder.path().join(name).exists(), "{name}");
         }
-        assert!(!folder.path().join(orphan).exists() && !old.exists() && earlier.iter().all(|path| !path.exists()));
+        assert!(!folder.path().join(orphan).exists() && dated.exists() && earlier.iter().all(|path| !path.exists()));
+    }
+
+    #[test]
+    fn what_is_too_old_is_abandoned_whoever_made_it() {
+        let owner = Owner::this_process();
+        let elsewhere = Owner { host: "elsewhere".into(), pid: 1, life: "1".into() };
+        let mut lives = HashMap::new();
+        for name in [owner.name(1), elsewhere.name(1), ".tmp-odd".into()] {
+            let age = |age| SystemTime::now() - age;
+            assert!(!owner.is_abandoned(&name, age(ABANDONED_AFTER / 2), &mut lives), "{name}");
+            assert!(owner.is_abandoned(&name, age(ABANDONED_AFTER * 2), &mut lives), "{name}");
+        }
     }
 
     #[test]
