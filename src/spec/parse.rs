@@ -108,7 +108,8 @@ impl FilterSpec {
     /// The first problem from the left, with its offset.
     pub fn parse(text: &str) -> Result<Self, SpecError> {
         if text.len() > MAX_BYTES {
-            return Err(SpecError { offset: MAX_BYTES, problem: Problem::TooLong });
+            // Where a letter begins: whoever marks the place cuts the text there.
+            return Err(SpecError { offset: text.floor_char_boundary(MAX_BYTES), problem: Problem::TooLong });
         }
         let mut operations = Vec::new();
         let mut offset = 0;
@@ -409,6 +410,7 @@ mod tests {
         assert_eq!(error("preserve-svg|preserve-svg"), (0, Problem::OnlyPreserveSvg));
         assert_eq!(error(&"original|".repeat(17)), (144, Problem::TooManyOperations));
         assert_eq!(error(&"a".repeat(300)), (255, Problem::TooLong));
+        assert_eq!(error(&format!("{}\u{4789}", "a".repeat(253))), (253, Problem::TooLong));
     }
 
     #[test]

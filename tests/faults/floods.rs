@@ -51,7 +51,7 @@ fn slow_and_silent_sockets() {
     }
     let cut = began.elapsed();
     assert!(cut < Duration::from_secs(6), "the last was cut after {cut:?}");
-    assert!(slowest < Duration::from_millis(500), "a hit took {slowest:?}");
+    assert!(slowest < Duration::from_secs(1), "a hit took {slowest:?}");
     row.passed(&format!("{count} sockets, the last cut after {cut:.1?}; the slowest hit meanwhile {slowest:.1?}"));
 }
 

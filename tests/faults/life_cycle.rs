@@ -10,7 +10,7 @@ use std::{
     },
     path::Path,
     process::{Command, Stdio},
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -373,29 +373,28 @@ fn a_stopped_service_goes_on() {
     assert_eq!(site.gate("GET", &known, "").status, 200);
     let urls: Vec<String> = (0..40).map(|i| site.sign(&["media/photo.jpg", &format!("width-{}", 200 + i)])).collect();
     let answered = AtomicUsize::new(0);
-    let gone_on = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for url in &urls {
             scope.spawn(|| {
                 let status = site.gate("GET", url, "").status;
                 assert!([200, 503, 504].contains(&status), "{status}");
-                assert!(gone_on.load(Relaxed) || status == 200, "{status} before it was stopped for long");
                 answered.fetch_add(1, Relaxed);
             });
         }
         std::thread::sleep(Duration::from_millis(30));
         site.signal(Signal::STOP);
         std::thread::sleep(Duration::from_secs(scale(2, 10) as u64));
-        gone_on.store(true, Relaxed);
         site.signal(Signal::CONT);
     });
+    let made = site.metric("sendimage_renders_total{outcome=\"rendered\",format=\"jpeg\"}");
+    assert!(made < urls.len() as f64, "all were made, though their time was over");
     let began = Instant::now();
     assert_eq!(site.gate("GET", &known, "").status, 200);
     assert!(began.elapsed() < Duration::from_millis(500));
     wait_for(Duration::from_secs(2), || site.metric("sendimage_render_queue_depth") == 0.0).expect("an empty queue");
     let fresh = site.sign(&["media/photo.jpg", "width-99"]);
     assert_eq!(site.gate("GET", &fresh, "").status, 200, "{}", site.log());
-    row.passed(&format!("{} requests during a stop, all answered; 200 at once afterwards", answered.into_inner()));
+    row.passed(&format!("{} requests during a stop, all answered, {made} renders made, the others dropped when their time was over; 200 at once afterwards", answered.into_inner()));
 }
 
 /// Nobody who may not connect ever could: not even between the socket's birth and its permissions.
