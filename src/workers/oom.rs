@@ -9,7 +9,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 const MOUNTED_AT: &str = "/sys/fs/cgroup";
@@ -21,27 +21,32 @@ pub struct OomKills(Mutex<Option<(PathBuf, u64)>>);
 impl OomKills {
     /// Takes note of the count as it is: what was killed before is nobody's business here.
     pub fn begin(&self) {
-        let _ = self.compare();
+        if let Some((file, count)) = count() {
+            self.note(file, count);
+        }
     }
 
     /// Whether the kernel has killed one more for want of memory than was claimed so far; that one is claimed.
     pub fn claim(&self) -> bool {
-        self.compare()
+        count().is_some_and(|(file, count)| self.claim_of(file, count))
     }
 
-    fn compare(&self) -> bool {
-        let Some((file, count)) = count() else { return false };
+    /// Begins with a group that is new, and leaves what is unclaimed in a known one to whoever waits for its worker's end.
+    fn note(&self, file: PathBuf, count: u64) -> MutexGuard<'_, Option<(PathBuf, u64)>> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match known.as_mut().filter(|(of, _)| *of == file) {
+        if known.as_ref().is_none_or(|(of, _)| *of != file) {
+            *known = Some((file, count));
+        }
+        known
+    }
+
+    fn claim_of(&self, file: PathBuf, count: u64) -> bool {
+        match self.note(file, count).as_mut() {
             Some((_, claimed)) if count > *claimed => {
                 *claimed += 1;
                 true
             }
-            Some(_) => false,
-            None => {
-                *known = Some((file, count));
-                false
-            }
+            _ => false,
         }
     }
 }
@@ -100,6 +105,21 @@ mod tests {
         assert_eq!(oom_kills("low 0\noom 3\noom_kill 2\noom_group_kill 0\n"), Some(2));
         assert_eq!(oom_kills("oom_kill_disable 0\nunder_oom 0\noom_kill 7\n"), Some(7));
         assert_eq!(oom_kills("oom_kill_disable 0\n"), None);
+    }
+
+    #[test]
+    fn a_worker_that_starts_claims_no_others_death() {
+        let kills = OomKills::default();
+        let group = || PathBuf::from("group");
+        drop(kills.note(group(), 3));
+        // Two are killed; the first one's successor starts before the second is buried.
+        assert!(kills.claim_of(group(), 5));
+        drop(kills.note(group(), 5));
+        assert!(kills.claim_of(group(), 5));
+        assert!(!kills.claim_of(group(), 5), "a kill by hand");
+        // Moved to another group, whose count is its own.
+        drop(kills.note("other".into(), 9));
+        assert!(!kills.claim_of("other".into(), 9));
     }
 
     #[test]
