@@ -10,7 +10,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-
 use sqlx::{
     AssertSqlSafe, Row as _, SqlitePool,
     sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteRow},

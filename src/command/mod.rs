@@ -18,7 +18,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 
 use crate::{
     access::{KeyError, Route, Subject, Verifier},
@@ -179,14 +179,9 @@ const WAITING_LOG_LINES: usize = 8192;
 
 /// The log, while it is kept: what still waits is written when this is dropped.
 struct Log {
-    lines: NonBlocking,
+    /// How many lines were dropped.
+    dropped: ErrorCounter,
     _writer: WorkerGuard,
-}
-
-impl Log {
-    fn dropped_lines(&self) -> ErrorCounter {
-        self.lines.error_counter()
-    }
 }
 
 /// Log lines to standard error, as `[log]` says. A thread of their own writes them: a reader that sleeps, or a full disk,
@@ -205,7 +200,8 @@ fn start_log(config: &LogConfig) -> Log {
         .buffered_lines_limit(WAITING_LOG_LINES)
         .thread_name("log")
         .finish(std::io::stderr());
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer.clone()).with_target(false);
+    let dropped = writer.error_counter();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_target(false);
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     // A line that cannot be written is lost. Said on standard error, which would take no line either, it would be a panic and a
     // request without an answer.
@@ -215,7 +211,7 @@ fn start_log(config: &LogConfig) -> Log {
         LogFormat::Human => lines.with_ansi(ansi).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
     };
-    Log { lines: writer, _writer: guard }
+    Log { dropped, _writer: guard }
 }
 
 /// `42` or `source/path`.

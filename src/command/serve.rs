@@ -71,7 +71,7 @@ pub(super) async fn serve(
     let _too_long = signal(SignalKind::from_raw(libc::SIGXFSZ)).context("cannot handle SIGXFSZ")?;
 
     let app = App::build(config).await?;
-    app.metrics.count_dropped_lines(log.dropped_lines());
+    app.metrics.count_dropped_lines(log.dropped.clone());
     let listener = Listener::bind(&config.server.listen, config.server.listen_mode, &mut inherited).await?;
     let ops = Listener::bind(&config.server.ops_listen, config.server.listen_mode, &mut inherited).await?;
     for address in inherited.unused() {

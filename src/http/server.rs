@@ -129,37 +129,26 @@ impl Listener {
     /// Stops listening. Whoever waited in a socket of our own, up to `limit` of them, is still to be answered: nobody after us
     /// would.
     fn close(self, limit: usize) -> Vec<Box<dyn Stream>> {
-        let mut waiting: Vec<Box<dyn Stream>> = Vec::new();
-        match self {
-            Self::Tcp(_, Owner::Manager) | Self::Unix(_, Owner::Manager) => {}
+        let accept: Box<dyn Fn() -> io::Result<Option<Box<dyn Stream>>>> = match self {
+            Self::Tcp(_, Owner::Manager) | Self::Unix(_, Owner::Manager) => return Vec::new(),
             Self::Tcp(listener, Owner::Us(_)) => {
-                let Ok(listener) = listener.into_std() else { return waiting };
-                while waiting.len() < limit
-                    && let Ok((stream, _)) = listener.accept()
-                {
-                    if stream.set_nonblocking(true).is_ok()
-                        && let Ok(stream) = TcpStream::from_std(stream)
-                    {
-                        waiting.push(Box::new(stream));
-                    }
-                }
+                let Ok(listener) = listener.into_std() else { return Vec::new() };
+                Box::new(move || {
+                    let (stream, _) = listener.accept()?;
+                    Ok(stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)).ok().map(boxed))
+                })
             }
             Self::Unix(listener, Owner::Us(file)) => {
                 // Without its name nobody new finds it.
                 drop(file);
-                let Ok(listener) = listener.into_std() else { return waiting };
-                while waiting.len() < limit
-                    && let Ok((stream, _)) = listener.accept()
-                {
-                    if stream.set_nonblocking(true).is_ok()
-                        && let Ok(stream) = UnixStream::from_std(stream)
-                    {
-                        waiting.push(Box::new(stream));
-                    }
-                }
+                let Ok(listener) = listener.into_std() else { return Vec::new() };
+                Box::new(move || {
+                    let (stream, _) = listener.accept()?;
+                    Ok(stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream)).ok().map(boxed))
+                })
             }
-        }
-        waiting
+        };
+        std::iter::from_fn(|| accept().ok()).flatten().take(limit).collect()
     }
 
     /// Serves until `stop` turns true, then lets requests in flight end within the drain time.
@@ -176,9 +165,9 @@ impl Listener {
                 let answer = answer(request);
                 async move { Ok::<_, Infallible>(answer.await) }
             });
-            // Without a timer hyper keeps no time limit at all, whatever the header timeout says.
             let has_spoken = Arc::new(AtomicBool::new(false));
             let stream = Watched { stream, has_spoken: has_spoken.clone() };
+            // Without a timer hyper keeps no time limit at all, whatever the header timeout says.
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(bounds.header_timeout)
@@ -260,6 +249,10 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+fn boxed(stream: impl Stream + 'static) -> Box<dyn Stream> {
+    Box::new(stream)
+}
 
 /// A stream that remembers whether anything was ever read from it.
 struct Watched {
