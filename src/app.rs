@@ -15,9 +15,9 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::{
-    access::{KeyError, VerifiedRequest, Verifier},
+    access::{KeyError, SignedRequest, Verifier},
     catalogue::{Cached, Catalogue, CatalogueError, Manifest, NoCatalogue, Sqlite},
-    config::{CatalogueKind, Config, RenderConfig, SourceConfig, SourceKind, StoreKind},
+    config::{CatalogueKind, Config, ListenAddress, RenderConfig, SourceConfig, SourceKind, StoreKind},
     metrics::Metrics,
     model::{Size, SourceFacts},
     offload::Offload,
@@ -191,10 +191,16 @@ impl App {
     }
 
     /// Counts the key that verified a request.
-    pub fn count_key_use(&self, verified: &VerifiedRequest<'_>) {
-        if let Some(counter) = self.key_uses.get(verified.key_id()) {
+    pub fn count_key_use(&self, signed: &SignedRequest<'_>) {
+        if let Some(counter) = self.key_uses.get(signed.key_id()) {
             counter.inc();
         }
+    }
+
+    /// The header that says who asks, where it can be believed: on a unix socket nobody but the web server comes in.
+    pub fn client_address_header(&self) -> Option<&str> {
+        let is_unix = matches!(self.config.server.listen, ListenAddress::Unix(_));
+        Some(self.config.log.client_address_header.as_str()).filter(|name| is_unix && !name.is_empty())
     }
 
     /// How well the workers are locked in.

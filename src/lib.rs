@@ -6,8 +6,9 @@
 //! # The life of a request
 //!
 //! 1. [`http::server`] accepts a connection and reads a request's head within its limits.
-//! 2. [`access`] takes the raw target apart, decodes it once, and checks signature and expiry. A
-//!    [`access::VerifiedRequest`] comes of it, and only there. Nothing has been looked up or opened so far.
+//! 2. [`access`] takes the raw target apart, decodes it once, and checks signature and expiry, then the token, or asks the
+//!    site, where the route wants that. A [`access::VerifiedRequest`] comes of it, and only there. Nothing has been looked up
+//!    or opened so far.
 //! 3. [`catalogue`] turns an image id into a [`model::SourceImage`].
 //! 4. [`spec`] parses the filter spec; [`render::plan`] solves it as numbers, with what a worker's probe found in the
 //!    source's header.
@@ -27,7 +28,8 @@
 //! | [`spec`] | the filter spec grammar |
 //! | [`config`] | what the operator decides |
 //! | [`metrics`] | every metric on one page |
-//! | [`access`] | may this URL be served? |
+//! | [`remote`] | bounded requests over the network |
+//! | [`access`] | may this URL be served, and to whom? |
 //! | [`catalogue`], [`source`], [`store`], [`offload`] | backends that do not know each other |
 //! | [`render`] | bytes and a plan to bytes; runs in a worker |
 //! | [`workers`] | the render workers: child processes, locked in |
@@ -58,6 +60,8 @@ pub mod metrics;
 pub mod model;
 #[forbid(unsafe_code)]
 pub mod offload;
+#[forbid(unsafe_code)]
+pub mod remote;
 pub mod render;
 #[forbid(unsafe_code)]
 pub mod renditions;

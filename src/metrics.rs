@@ -76,6 +76,33 @@ impl Outcome {
     }
 }
 
+/// What was said about who asks: the label of `sendimage_auth_total`. Requests of routes that ask nobody are not counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthOutcome {
+    /// They may see it.
+    Allowed,
+    /// 401: no token, a bad one, or the site's own 401.
+    Unauthenticated,
+    /// 403: the token does not allow this image, or the site says no.
+    Forbidden,
+    /// 503: nobody could tell.
+    Unavailable,
+}
+
+impl AuthOutcome {
+    const ALL: [Self; 4] = [Self::Allowed, Self::Unauthenticated, Self::Forbidden, Self::Unavailable];
+
+    /// The label's value.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Forbidden => "forbidden",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
 /// One label with a name fixed at compile time.
 macro_rules! label {
     ($(#[$doc:meta])* $name:ident { $($field:ident),+ }) => {
@@ -171,6 +198,7 @@ impl EncodeMetric for DroppedLines {
 pub struct Metrics {
     registry: Registry,
     requests: [Counter; Outcome::ALL.len()],
+    auth: [Counter; AuthOutcome::ALL.len()],
     request_seconds: RequestSeconds,
     log_dropped: DroppedLines,
     /// `sendimage_renders_total{outcome,format}`: renders by how they ended.
@@ -201,6 +229,9 @@ impl Metrics {
         // The hit path must not look a label up: each outcome's counter is taken out of the family once.
         let requests = Outcome::ALL
             .map(|outcome| by_outcome.get_or_create_owned(&OutcomeLabel { outcome: outcome.name().into() }));
+        let auth_by_outcome = Family::<OutcomeLabel, Counter>::default();
+        let auth = AuthOutcome::ALL
+            .map(|outcome| auth_by_outcome.get_or_create_owned(&OutcomeLabel { outcome: outcome.name().into() }));
         let request_seconds = RequestSeconds::default();
         let renders = Family::default();
         let render_seconds: Family<StageLabel, Histogram, fn() -> Histogram> =
@@ -208,6 +239,7 @@ impl Metrics {
         let catalogue_seconds = Histogram::new(exponential_buckets(0.000_05, 2.0, 16));
         let metrics = Self {
             requests,
+            auth,
             request_seconds: request_seconds.clone(),
             log_dropped: DroppedLines::default(),
             renders,
@@ -260,6 +292,7 @@ impl Metrics {
             metrics.config_reload_failed.clone(),
         );
         registry.register("log_dropped", "Log lines dropped because nobody read them", metrics.log_dropped.clone());
+        registry.register("auth", "What was said about who asks, by outcome", auth_by_outcome);
         registry.register("key_uses", "Signatures that verified, by key id", metrics.key_uses.clone());
         Self { registry, ..metrics }
     }
@@ -274,6 +307,11 @@ impl Metrics {
     pub fn request(&self, outcome: Outcome, duration: Duration) {
         self.requests[outcome as usize].inc();
         self.request_seconds.observe(duration);
+    }
+
+    /// Counts what was said about who asks.
+    pub fn auth(&self, outcome: AuthOutcome) {
+        self.auth[outcome as usize].inc();
     }
 
     /// Notes how long a stage of a render took.

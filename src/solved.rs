@@ -2,8 +2,8 @@
 //!
 //! A hit asks for the same few things each time: the parsed filter spec, the solved plan, a handful of headers. All of them
 //! follow from the request's signed text, the config and the version of the source image. So the answer to a hit is kept,
-//! under the text, and the next request with this text has it at the cost of a look-up, **once its own signature and expiry
-//! are checked** and while source image and rendition are what they were. The plain path makes these answers; nothing else
+//! under the text, and the next request with this text has it at the cost of a look-up, **once its own signature, expiry and
+//! bearer are checked** and while source image and rendition are what they were. The plain path makes these answers; nothing else
 //! does.
 
 use std::{
@@ -19,7 +19,7 @@ use hyper::{HeaderMap, Response, StatusCode};
 use crate::{
     access::{Subject, VerifiedRequest},
     model::{ImageId, SourceImage},
-    offload::Body,
+    offload::{Body, Caching, OffloadError},
     renditions::Planned,
     spec::Accepted,
 };
@@ -40,7 +40,7 @@ pub struct Answer {
     subject: Subject<'static>,
     filter_spec: String,
     accepted: Option<Accepted>,
-    max_age: Duration,
+    caching: Caching,
     /// The image's id, if the URL named it by one. Its row may change.
     pub id: Option<ImageId>,
     /// The image that the text referred to.
@@ -64,19 +64,18 @@ impl Solved {
         answer.as_ref().filter(|answer| answer.fits(verified, accepted)).cloned()
     }
 
-    /// Keeps the answer to a hit, if it is one that others can have too: no attachment under a name of its own, no link
-    /// that is about to expire, no body.
+    /// Keeps the answer to a hit, if it is one that others can have too: no attachment under a name of its own, no body. How
+    /// long it may be cached is each request's own.
     pub fn keep(
         &self,
         verified: &VerifiedRequest<'_>,
         accepted: Option<Accepted>,
         (id, image): (Option<ImageId>, &Arc<SourceImage>),
         planned: &Arc<Planned>,
-        response: &Response<Body>,
+        (caching, response): (Caching, &Response<Body>),
     ) {
-        let full_age = Duration::from_secs(verified.route().max_age_seconds);
         let is_empty = matches!(response.body(), Either::Left(_));
-        if verified.download().is_some() || verified.max_age() != full_age || !is_empty {
+        if verified.download().is_some() || !is_empty {
             return;
         }
         let answer = Answer {
@@ -84,7 +83,7 @@ impl Solved {
             subject: verified.subject().clone().into_owned(),
             filter_spec: verified.filter_spec().to_owned(),
             accepted,
-            max_age: full_age,
+            caching,
             id,
             image: image.clone(),
             planned: planned.clone(),
@@ -105,21 +104,30 @@ impl Answer {
         self.subject == *verified.subject()
             && self.filter_spec == verified.filter_spec()
             && self.accepted == accepted
-            && self.max_age == verified.max_age()
             && verified.download().is_none()
             && self.route == verified.route().name
     }
 
-    /// The answer's headers.
-    pub fn headers(&self) -> &HeaderMap {
-        &self.headers
+    /// The answer's headers, for a request that may keep it for so long.
+    ///
+    /// # Errors
+    /// Never: a number is fit for a header; the type is the offload room's.
+    pub fn headers(&self, max_age: Duration) -> Result<HeaderMap, OffloadError> {
+        let mut headers = self.headers.clone();
+        if max_age != self.caching.max_age {
+            Caching { max_age, ..self.caching }.renew(&mut headers)?;
+        }
+        Ok(headers)
     }
 
     /// The answer once more.
-    pub fn response(&self) -> Response<Body> {
+    ///
+    /// # Errors
+    /// As [`Self::headers`].
+    pub fn response(&self, max_age: Duration) -> Result<Response<Body>, OffloadError> {
         let mut response = Response::new(Either::Left(Full::default()));
         *response.status_mut() = self.status;
-        *response.headers_mut() = self.headers.clone();
-        response
+        *response.headers_mut() = self.headers(max_age)?;
+        Ok(response)
     }
 }

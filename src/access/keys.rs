@@ -8,7 +8,11 @@ use base64::{
 };
 use thiserror::Error;
 
-use super::signature::{NativeMac, WagtailMac};
+use super::token::TokenKeyError;
+use super::{
+    scope::Scope,
+    signature::{NativeMac, WagtailMac},
+};
 use crate::config::{Secret, SigningConfig, SigningKeyConfig};
 
 /// Shortest native key, in bytes: 128 bits (NIST SP 800-107, 5.3.4 asks for no less). `wagtail_keys` have no floor: they are
@@ -22,6 +26,7 @@ const SHORTHAND_ID: &str = "default";
 pub struct NativeKey {
     id: Arc<str>,
     pub(super) mac: NativeMac,
+    pub(super) scope: Scope,
 }
 
 /// A key for Wagtail signatures.
@@ -35,6 +40,11 @@ impl NativeKey {
     /// The id from the config.
     pub fn id(&self) -> &Arc<str> {
         &self.id
+    }
+
+    /// What its URLs may ask for.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
     }
 }
 
@@ -110,6 +120,23 @@ pub enum KeyError {
         /// The system's words.
         error: String,
     },
+    /// `not_before` or `not_after` is no time.
+    #[error("signing key {id:?}: {key} is not a time in RFC 3339, such as 2026-01-01T00:00:00Z")]
+    BadTime {
+        /// The key's id.
+        id: String,
+        /// The config key.
+        key: &'static str,
+    },
+    /// A life that ends before it begins.
+    #[error("signing key {0:?}: not_after comes before not_before")]
+    NoLife(String),
+    /// The keys of `[auth.jwt]`.
+    #[error(transparent)]
+    Token(#[from] TokenKeyError),
+    /// `[auth.forward]` cannot be asked at all.
+    #[error("auth.forward.url: {0}")]
+    Forward(String),
     /// A route names a key that does not exist.
     #[error("routes.{route}.keys: there is no signing key {id:?}")]
     UnknownId {
@@ -129,8 +156,8 @@ impl KeyRing {
         let shorthand = (config.secret.is_some() || config.secret_file.is_some()).then(|| SigningKeyConfig {
             id: SHORTHAND_ID.into(),
             secret: config.secret.clone(),
-            secret_base64: None,
             secret_file: config.secret_file.clone(),
+            ..SigningKeyConfig::default()
         });
         let mut native: Vec<NativeKey> = Vec::new();
         for key in config.keys.iter().chain(&shorthand) {
@@ -173,7 +200,7 @@ fn native_key(config: &SigningKeyConfig) -> Result<NativeKey, KeyError> {
     if bytes.len() < MIN_KEY_BYTES {
         return Err(KeyError::TooShort { id, bytes: bytes.len() });
     }
-    Ok(NativeKey { id: id.into(), mac: NativeMac::new(&bytes) })
+    Ok(NativeKey { id: id.into(), mac: NativeMac::new(&bytes), scope: Scope::new(config)? })
 }
 
 /// A key file's content without its final line break, which editors add and nobody means.
@@ -211,12 +238,7 @@ mod tests {
     }
 
     fn key(id: &str, secret: &str) -> SigningKeyConfig {
-        SigningKeyConfig {
-            id: id.into(),
-            secret: Some(Secret::new(secret.into())),
-            secret_base64: None,
-            secret_file: None,
-        }
+        SigningKeyConfig { id: id.into(), secret: Some(Secret::new(secret.into())), ..SigningKeyConfig::default() }
     }
 
     #[test]

@@ -1,16 +1,28 @@
 //! May this URL be served?
 //!
-//! Cheap before costly, proof before look-up: the raw target is taken apart, the signature and the expiry are checked, and
-//! nothing is looked up, parsed or opened before that. [`Verifier::verify`] is the only maker of [`VerifiedRequest`].
+//! Cheap before costly, proof before look-up: the raw target is taken apart, the signature and the expiry are checked, then the
+//! token or the site's word where one is wanted, and nothing is looked up, parsed or opened before that. [`Verifier`] is the
+//! only maker of [`SignedRequest`] and of [`VerifiedRequest`].
 
+mod forward;
 mod keys;
+mod link;
+mod proof;
+mod refusal;
 mod route;
+mod scope;
 mod signature;
+pub mod token;
 mod url;
 mod verifier;
 
+pub use forward::SiteRefusal;
 pub use keys::{KeyError, KeyRing, NativeKey, WagtailKey, fresh_secret};
+pub use link::Link;
+pub use proof::{ImageRef, SignedRequest, VerifiedRequest};
+pub use refusal::{Refusal, VerifyError};
 pub use route::{Route, RouteTable};
+pub use scope::Scope;
 pub use signature::Scheme;
 pub use url::{SignedUrl, Subject, UrlError, UrlParts};
-pub use verifier::{ImageRef, Link, Refusal, VerifiedRequest, Verifier, VerifyError};
+pub use verifier::{Bearer, Verifier};

@@ -6,7 +6,7 @@ use super::{
     keys::{self, KeyError, KeyRing, NativeKey, WagtailKey},
     url::{SignedUrl, UrlError},
 };
-use crate::config::Config;
+use crate::config::{AuthMode, Config};
 
 /// One view.
 #[derive(Clone, Debug)]
@@ -23,6 +23,8 @@ pub struct Route {
     pub presets_only: bool,
     /// `max-age` of what it serves, in seconds.
     pub max_age_seconds: u64,
+    /// What is asked for beside the signature.
+    pub auth: AuthMode,
 }
 
 /// All routes and the presets, found by a raw path.
@@ -66,6 +68,7 @@ impl RouteTable {
                 wagtail_keys,
                 presets_only: section.presets_only.unwrap_or(config.signing.presets_only),
                 max_age_seconds: section.max_age_seconds.unwrap_or(config.cache.max_age_seconds),
+                auth: section.auth.unwrap_or(config.auth.mode),
             });
         }
         routes.sort_by_key(|route| std::cmp::Reverse(route.prefix.len()));

@@ -119,7 +119,10 @@ pub struct Query<'a> {
     pub expires: Option<Cow<'a, str>>,
     /// `download`, the file name of an attachment.
     pub download: Option<Cow<'a, str>>,
-    /// The first thing wrong with the query.
+    /// Each `token`, undecoded: those that there can be need no escapes. Neither signed nor heeded unless the route's config
+    /// says so.
+    pub tokens: Vec<&'a str>,
+    /// The first thing wrong with the rest of the query.
     pub problem: Option<UrlError>,
 }
 
@@ -184,6 +187,10 @@ impl<'a> Query<'a> {
     fn add(&mut self, pair: &'a str) -> Result<(), UrlError> {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let field = match name {
+            "token" => {
+                self.tokens.push(value);
+                return Ok(());
+            }
             "expires" => &mut self.expires,
             "download" => &mut self.download,
             _ => return Err(UrlError::UnknownParameter),
@@ -369,12 +376,12 @@ mod tests {
         let query = |raw| Query::parse(raw);
         assert_eq!(query(""), Query::default());
         assert_eq!(query("expires=12&download=a+b%20c").download.as_deref(), Some("a+b c"));
+        assert_eq!(query("token=a&expires=1&token=").tokens, ["a", ""]);
         for (raw, problem) in [
             ("x=1", UrlError::UnknownParameter),
             ("expires=1&expires=2", UrlError::RepeatedParameter),
             ("expires=", UrlError::EmptyParameter),
             ("download", UrlError::EmptyParameter),
-            ("token=x", UrlError::UnknownParameter),
             ("expires=1&", UrlError::UnknownParameter),
             ("download=%0a", UrlError::ControlCharacter),
             ("download=%zz", UrlError::BadEscape),

@@ -7,7 +7,7 @@ use super::{CommandError, CommandResult, ConfigArgument, origin, print_json, run
 use crate::{
     access::Verifier,
     app::{App, Part},
-    config::Config,
+    config::{AuthMode, Config},
     workers::{self, PoolConfig},
 };
 
@@ -38,6 +38,9 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     for (key, says) in config.without_effect() {
         findings.push(finding(key, Ok::<_, CommandError>(format!("no effect: {says}"))));
     }
+    for key in config.trials() {
+        findings.push(finding(key, Ok::<_, CommandError>("on trial: what should be refused is served, and logged")));
+    }
     findings.extend(keys(config)?);
     findings.extend(runtime()?.block_on(parts(config))?);
     findings.extend(sandbox());
@@ -53,15 +56,20 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     if findings.iter().all(|finding| finding.result.ok) { Ok(()) } else { Err(CommandError::Silent) }
 }
 
-fn finding(part: impl Into<String>, result: Result<String, impl std::fmt::Display>) -> Finding {
-    Finding { part: part.into(), result: Part::new(result) }
+fn finding(part: impl Into<String>, result: Result<impl Into<String>, impl std::fmt::Display>) -> Finding {
+    Finding { part: part.into(), result: Part::new(result.map(Into::into)) }
 }
 
 fn keys(config: &Config) -> Result<Vec<Finding>, CommandError> {
     let verifier = Verifier::new(config)?;
     let describe = |route: &crate::access::Route| {
         let (native, wagtail) = (route.native_keys.len(), route.wagtail_keys.len());
-        let says = format!("{} takes {native} native and {wagtail} Wagtail key(s)", route.prefix);
+        let bearer = match route.auth {
+            AuthMode::Off => "",
+            AuthMode::Jwt => ", and wants a token",
+            AuthMode::Forward => ", and asks the site",
+        };
+        let says = format!("{} takes {native} native and {wagtail} Wagtail key(s){bearer}", route.prefix);
         finding(format!("route {}", route.name), Ok::<_, CommandError>(says))
     };
     Ok(verifier.table().routes().iter().map(describe).collect())
@@ -71,8 +79,10 @@ async fn parts(config: &Config) -> Result<Vec<Finding>, CommandError> {
     let app = App::build(config).await?;
     let readiness = app.readiness().await;
     let watermarks = app.check_watermarks().await;
+    let bearers = app.verifier.probe().await;
     app.shut_down().await;
-    let mut findings = vec![Finding { part: "catalogue".into(), result: readiness.catalogue }];
+    let mut findings: Vec<Finding> = bearers.into_iter().map(|(part, result)| finding(part, result)).collect();
+    findings.push(Finding { part: "catalogue".into(), result: readiness.catalogue });
     for (name, part) in readiness.sources {
         findings.push(Finding { part: format!("source {name}"), result: part });
     }

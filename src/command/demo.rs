@@ -36,7 +36,7 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     config.server.ops_listen = ListenAddress::Tcp(([127, 0, 0, 1], 0).into());
     let secret = fresh_secret().map_err(|error| anyhow::anyhow!("the system has no randomness: {error}"))?;
     config.signing.keys =
-        vec![SigningKeyConfig { id: "demo".into(), secret: Some(secret), secret_base64: None, secret_file: None }];
+        vec![SigningKeyConfig { id: "demo".into(), secret: Some(secret), ..SigningKeyConfig::default() }];
     config.sources.insert("media".into(), SourceConfig { kind: SourceKind::Fs, root: media, svg: false });
     config.store.root = folder.path.join("renditions");
     config.offload.mode = OffloadMode::Direct;

@@ -10,6 +10,7 @@ mod sample;
 mod serve;
 mod service_manager;
 mod sign;
+mod token;
 mod version;
 
 use std::{
@@ -62,6 +63,8 @@ enum Command {
     Sign(sign::Arguments),
     /// Says, step by step, how a URL is answered and why
     Explain(explain::Arguments),
+    /// Mints a token (JWT), for tests and scripts
+    Token(token::Arguments),
     /// Prints a fresh signing key
     Keygen(keygen::Arguments),
     /// Renders one file, without service, store or signature
@@ -151,6 +154,7 @@ impl Cli {
             Command::ProxyConf(arguments) => proxy_conf::run(&arguments),
             Command::Sign(arguments) => sign::run(&arguments),
             Command::Explain(arguments) => explain::run(&arguments),
+            Command::Token(arguments) => token::run(&arguments),
             Command::Keygen(arguments) => keygen::run(&arguments),
             Command::Render(arguments) => render::run(&arguments),
             Command::SamplePhoto(arguments) => sample::run(&arguments),

@@ -45,6 +45,9 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     for (key, says) in loaded.config.without_effect() {
         tracing::warn!(key, says, "a config key without effect");
     }
+    for key in loaded.config.trials() {
+        tracing::warn!(key, "on trial: what should be refused is served, and logged");
+    }
     runtime()?.block_on(serve(&loaded.config, Some(&arguments.config), inherited, &log, |_| {}))
 }
 

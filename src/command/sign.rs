@@ -154,7 +154,7 @@ fn default_name(config: &Config, subject: &Subject<'_>, spec: &str) -> String {
 }
 
 /// `90`, `90s`, `15m`, `1h`, `7d`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let number: u64 = digits.parse().map_err(|_| "a time is a number and a unit: 90s, 15m, 1h, 7d".to_owned())?;
     let seconds = match unit {

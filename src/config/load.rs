@@ -132,6 +132,11 @@ impl Config {
         self.signing.secret_file.as_mut().map(resolve);
         self.signing.wagtail_key_files.iter_mut().for_each(resolve);
         self.signing.keys.iter_mut().filter_map(|key| key.secret_file.as_mut()).for_each(resolve);
+        let jwt = &mut self.auth.jwt;
+        jwt.jwks_file.as_mut().map(resolve);
+        for key in &mut jwt.keys {
+            [&mut key.secret_file, &mut key.public_key_file].into_iter().flatten().for_each(resolve);
+        }
     }
 
     fn check(&self, origin: &str) -> Result<(), ConfigError> {
@@ -154,6 +159,9 @@ impl Config {
             ("catalogue.timeout_seconds", self.catalogue.timeout_seconds),
             ("render.deadline_seconds", self.render.deadline_seconds),
             ("store.remember_seconds", self.store.remember_seconds),
+            ("auth.jwt.jwks_refresh_seconds", self.auth.jwt.jwks_refresh_seconds),
+            ("auth.forward.timeout_seconds", self.auth.forward.timeout_seconds),
+            ("auth.forward.cache_seconds", self.auth.forward.cache_seconds),
         ] {
             if !(0.0..=1e9).contains(&seconds) {
                 problem(key, format!("{seconds} is not a number of seconds"));
@@ -163,6 +171,8 @@ impl Config {
             ("server.header_timeout_seconds", self.server.header_timeout_seconds),
             ("catalogue.timeout_seconds", self.catalogue.timeout_seconds),
             ("render.deadline_seconds", self.render.deadline_seconds),
+            ("auth.jwt.jwks_refresh_seconds", self.auth.jwt.jwks_refresh_seconds),
+            ("auth.forward.timeout_seconds", self.auth.forward.timeout_seconds),
             ("server.max_connections", self.server.max_connections as f64),
             ("render.memory_budget", self.render.memory_budget.0 as f64),
         ] {
@@ -182,6 +192,7 @@ impl Config {
         self.check_offload(&mut problem);
         self.check_catalogue(&mut problem);
         self.check_headers(&mut problem);
+        self.check_auth(&mut problem);
         if self.store.root.as_os_str().is_empty() {
             problem("store.root", "is not set: the folder that renditions are kept in".into());
         }
@@ -234,6 +245,11 @@ impl Config {
                 if !is_name(name) {
                     problem(&format!("{section}.{name}"), "a name holds letters, digits, '-' and '_'".into());
                 }
+            }
+        }
+        for key in &self.signing.keys {
+            for source in key.sources.iter().flatten().filter(|source| !self.sources.contains_key(*source)) {
+                problem("signing.keys", format!("the key {:?} is for a source that is none: {source:?}", key.id));
             }
         }
         for name in self.sources.keys().filter(|name| name.bytes().all(|b| b.is_ascii_digit())) {
@@ -372,19 +388,20 @@ impl Config {
         keys
     }
 
+    /// Switches that let through what would be refused: an operator must not forget one.
+    pub fn trials(&self) -> Vec<&'static str> {
+        [("auth.log_only", self.auth.log_only), ("signing.log_only", self.signing.log_only)]
+            .into_iter()
+            .filter_map(|(key, is_on)| is_on.then_some(key))
+            .collect()
+    }
+
     /// The routes as configured, or the one that the sections make: name and section.
     pub fn effective_routes(&self) -> BTreeMap<String, super::RouteConfig> {
         if !self.routes.is_empty() {
             return self.routes.clone();
         }
-        let route = super::RouteConfig {
-            prefix: self.server.url_prefix.clone(),
-            keys: None,
-            wagtail_keys: None,
-            offload: None,
-            presets_only: None,
-            max_age_seconds: None,
-        };
+        let route = super::RouteConfig { prefix: self.server.url_prefix.clone(), ..Default::default() };
         BTreeMap::from([("images".to_owned(), route)])
     }
 }
@@ -424,7 +441,9 @@ mod tests {
             ("[render]\njpeg_quality = 101\n", &["render.jpeg_quality"]),
             ("[render]\nmemory_budget = \"12 parsecs\"\n", &["render.memory_budget"]),
             ("[server]\nlisten = \"everywhere\"\n", &["server.listen"]),
-            ("[auth]\nmode = \"jwt\"\n", &["auth.mode"]),
+            ("[auth]\nmode = \"jwt\"\n", &["auth.jwt"]),
+            ("[auth]\nmode = \"oauth\"\n", &["auth.mode", "`forward`"]),
+            ("[auth.jwt]\nkeys = [{ kid = \"a\", algorithm = \"none\" }]\n", &["auth.jwt.keys", "`ES256`"]),
             ("[offload]\nmode = \"teleport\"\n", &["offload.mode", "teleport", "`accel`", "`auth_request`"]),
             ("[routes.a]\nprefix = \"/a/\"\noffload = \"teleport\"\n", &["routes.a", "`redirect`"]),
             ("[headers]\naccess_control_allow_origin = \"a\\r\\nb: c\"\n", &["headers.access_control_allow_origin"]),

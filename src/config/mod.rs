@@ -1,5 +1,6 @@
 //! What the operator decides. Every default lives here; [`load`](load::load) says where values come from.
 
+mod auth;
 mod load;
 mod secret;
 mod values;
@@ -9,6 +10,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
+pub use auth::{AuthConfig, AuthMode, ForwardConfig, ForwardScope, JwtConfig, TokenAlgorithm, TokenKeyConfig};
 pub use load::{ConfigError, Loaded, load};
 pub use secret::Secret;
 pub use values::{Bytes, ListenAddress, Mode};
@@ -113,6 +115,8 @@ pub struct SigningConfig {
     pub wagtail_key_files: Vec<PathBuf>,
     /// Refuses every filter spec that is not the name of a preset.
     pub presets_only: bool,
+    /// For a trial on live traffic: what `presets_only` would refuse is logged, and served all the same.
+    pub log_only: bool,
     /// `sign --expires` rounds up to a multiple of this, so that equal links stay equal and browsers can cache.
     pub expiry_window_seconds: u64,
 }
@@ -126,13 +130,14 @@ impl Default for SigningConfig {
             wagtail_keys: Vec::new(),
             wagtail_key_files: Vec::new(),
             presets_only: false,
+            log_only: false,
             expiry_window_seconds: 3600,
         }
     }
 }
 
-/// One entry of `signing.keys`. Exactly one of the three secrets is given.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+/// One entry of `signing.keys`. Exactly one of the three secrets is given; the rest is what URLs that it signs may ask for.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SigningKeyConfig {
     /// Names the key in metrics and `explain`.
@@ -143,24 +148,17 @@ pub struct SigningKeyConfig {
     pub secret_base64: Option<Secret>,
     /// A file that holds the key (a final line break is dropped).
     pub secret_file: Option<PathBuf>,
-}
-
-/// `[auth]`: a second proof beside the signature.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct AuthConfig {
-    /// Only `off` in this version; anything else is refused at start rather than left unenforced.
-    #[serde(deserialize_with = "values::one_of")]
-    pub mode: AuthMode,
-}
-
-/// How a request is authorised beyond its signature.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AuthMode {
-    /// The signature suffices.
-    #[default]
-    Off,
+    /// Only images of these sources; for an id, the source that its catalogue row is in.
+    pub sources: Option<Vec<String>>,
+    /// Only presets.
+    #[serde(default)]
+    pub presets_only: bool,
+    /// Only renditions of at most so many pixels (width x height).
+    pub max_pixels: Option<u64>,
+    /// Not before this moment, in RFC 3339: `"2026-01-01T00:00:00Z"`.
+    pub not_before: Option<String>,
+    /// Not from this moment on, in RFC 3339.
+    pub not_after: Option<String>,
 }
 
 /// `[catalogue]`: image ids to files.
@@ -522,6 +520,9 @@ pub struct LogConfig {
     /// One line for people, or one JSON object.
     #[serde(deserialize_with = "values::one_of")]
     pub format: LogFormat,
+    /// The request header that the client's address is logged from. Believed on a unix socket only, where nobody but the web
+    /// server comes in; empty: no address is logged.
+    pub client_address_header: String,
     /// `error`, `warn`, `info`, `debug` or `trace`. Served images are logged at `debug`, failures at `info` and above.
     #[serde(deserialize_with = "values::one_of")]
     pub level: LogLevel,
@@ -529,7 +530,7 @@ pub struct LogConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { format: LogFormat::Human, level: LogLevel::Info }
+        Self { format: LogFormat::Human, client_address_header: "X-Real-IP".into(), level: LogLevel::Info }
     }
 }
 
@@ -555,7 +556,7 @@ pub enum LogLevel {
 }
 
 /// `[routes.NAME]`: one view with its own keys and manners.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RouteConfig {
     /// First part of its URLs, with a slash at both ends.
@@ -564,6 +565,9 @@ pub struct RouteConfig {
     pub keys: Option<Vec<String>>,
     /// The Wagtail keys that it takes; those of `[signing]` where absent.
     pub wagtail_keys: Option<Vec<Secret>>,
+    /// As `auth.mode`.
+    #[serde(default, deserialize_with = "values::one_of_these")]
+    pub auth: Option<AuthMode>,
     /// As `offload.mode`.
     #[serde(default, deserialize_with = "values::one_of_these")]
     pub offload: Option<OffloadMode>,

@@ -114,6 +114,10 @@ fn scrubbed(error: &serde_json::Error) -> String {
     let text = error.to_string();
     if text.starts_with("unknown field") || text.starts_with("missing field") {
         text
+    } else if text.starts_with("unknown variant")
+        && let Some((_, names)) = text.split_once("expected ")
+    {
+        format!("an entry has a word that is not {names}")
     } else {
         "an entry has the wrong type".into()
     }

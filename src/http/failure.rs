@@ -7,14 +7,17 @@ use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::{
     Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS},
+    header::{
+        ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+        X_CONTENT_TYPE_OPTIONS,
+    },
 };
 use thiserror::Error;
 
 use crate::{
     access::{Refusal, UrlError, VerifyError},
     catalogue::CatalogueError,
-    metrics::Outcome,
+    metrics::{AuthOutcome, Outcome},
     offload::{Body, OffloadError},
     render::plan::PlanError,
     renditions::EnsureError,
@@ -73,36 +76,81 @@ pub struct Failure {
     pub outcome: Outcome,
     /// The body, one line.
     pub sentence: String,
+    /// `WWW-Authenticate` of a 401.
+    pub challenge: Option<HeaderValue>,
 }
 
 impl From<&RequestError> for Failure {
     fn from(error: &RequestError) -> Self {
         use RequestError as E;
-        let (status, outcome, sentence) = match error {
+        match error {
             E::Url(UrlError::NoRoute) => (StatusCode::NOT_FOUND, Outcome::Missing, "Not found"),
             E::Url(_) => (StatusCode::BAD_REQUEST, Outcome::Invalid, "Malformed URL"),
             E::Method => (StatusCode::METHOD_NOT_ALLOWED, Outcome::Invalid, "Method not allowed"),
             E::HasBody => (StatusCode::BAD_REQUEST, Outcome::Invalid, "A request for an image has no body"),
             // One answer for every refusal, byte for byte: it tells a stranger nothing.
             E::Verify(VerifyError::Refused(
-                Refusal::SignatureLength | Refusal::Signature | Refusal::Expired | Refusal::NotAPreset,
-            )) => (StatusCode::FORBIDDEN, Outcome::Refused, "Forbidden"),
+                Refusal::SignatureLength
+                | Refusal::Signature
+                | Refusal::Expired
+                | Refusal::NotAPreset
+                | Refusal::KeyNotYet
+                | Refusal::KeyOver
+                | Refusal::KeySource
+                | Refusal::KeyPixels
+                | Refusal::OutOfScope,
+            )) => FORBIDDEN,
+            E::Verify(VerifyError::Token(_)) => {
+                return Self { challenge: Some(BEARER), ..UNAUTHORIZED.into() };
+            }
+            E::Verify(VerifyError::Site(refusal)) if refusal.is_unauthenticated() => {
+                return Self { challenge: refusal.challenge.clone(), ..UNAUTHORIZED.into() };
+            }
+            E::Verify(VerifyError::Site(_)) => FORBIDDEN,
+            E::Verify(VerifyError::Unavailable(_)) => UNAVAILABLE,
             E::Verify(VerifyError::Query(_)) => (StatusCode::BAD_REQUEST, Outcome::Invalid, "Malformed query"),
             E::UnknownImage | E::NoSuchPath => (StatusCode::NOT_FOUND, Outcome::Missing, "Not found"),
             E::Catalogue(error) => catalogue(error),
             E::Spec(error) => {
                 let sentence = format!("Invalid filter spec (offset {})", error.offset);
-                return Self { status: StatusCode::BAD_REQUEST, outcome: Outcome::Invalid, sentence };
+                return Self { sentence, ..(StatusCode::BAD_REQUEST, Outcome::Invalid, "").into() };
             }
             E::Ensure(error) => ensure(error),
             E::Offload(_) => (StatusCode::INTERNAL_SERVER_ERROR, Outcome::Failed, "Internal error"),
-        };
-        Self { status, outcome, sentence: sentence.to_owned() }
+        }
+        .into()
+    }
+}
+
+impl From<Row> for Failure {
+    fn from((status, outcome, sentence): Row) -> Self {
+        Self { status, outcome, sentence: sentence.to_owned(), challenge: None }
+    }
+}
+
+impl RequestError {
+    /// What it says about who asks, if anything.
+    pub fn auth_outcome(&self) -> Option<AuthOutcome> {
+        match self {
+            Self::Verify(VerifyError::Token(_)) => Some(AuthOutcome::Unauthenticated),
+            Self::Verify(VerifyError::Site(refusal)) if refusal.is_unauthenticated() => {
+                Some(AuthOutcome::Unauthenticated)
+            }
+            Self::Verify(VerifyError::Site(_) | VerifyError::Refused(Refusal::OutOfScope)) => {
+                Some(AuthOutcome::Forbidden)
+            }
+            Self::Verify(VerifyError::Unavailable(_)) => Some(AuthOutcome::Unavailable),
+            _ => None,
+        }
     }
 }
 
 type Row = (StatusCode, Outcome, &'static str);
 
+const FORBIDDEN: Row = (StatusCode::FORBIDDEN, Outcome::Refused, "Forbidden");
+const UNAUTHORIZED: Row = (StatusCode::UNAUTHORIZED, Outcome::Refused, "Unauthorized");
+/// RFC 6750, 3: what a request without a good token is told. Which of its faults it has is for the log.
+const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
 const UNAVAILABLE: Row = (StatusCode::SERVICE_UNAVAILABLE, Outcome::Overloaded, "Temporarily unavailable");
 
 fn catalogue(error: &CatalogueError) -> Row {
@@ -161,6 +209,9 @@ impl Failure {
             StatusCode::SERVICE_UNAVAILABLE => drop(headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS)),
             _ => {}
         }
+        if let Some(challenge) = &self.challenge {
+            headers.insert(WWW_AUTHENTICATE, challenge.clone());
+        }
         response
     }
 
@@ -183,7 +234,17 @@ impl Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{render::RenderError, source::SourceError, spec::Problem, store::StoreError};
+    use crate::{
+        access::{SiteRefusal, token::TokenError},
+        render::RenderError,
+        source::SourceError,
+        spec::Problem,
+        store::StoreError,
+    };
+
+    fn site(status: u16) -> VerifyError {
+        SiteRefusal { status: StatusCode::from_u16(status).expect("a status"), challenge: None }.into()
+    }
 
     /// One of each: the table of the README.
     fn all() -> Vec<(RequestError, u16)> {
@@ -198,6 +259,15 @@ mod tests {
             (E::Verify(Refusal::Signature.into()), 403),
             (E::Verify(Refusal::Expired.into()), 403),
             (E::Verify(Refusal::NotAPreset.into()), 403),
+            (E::Verify(Refusal::KeyOver.into()), 403),
+            (E::Verify(Refusal::KeyPixels.into()), 403),
+            (E::Verify(Refusal::OutOfScope.into()), 403),
+            (E::Verify(TokenError::Missing.into()), 401),
+            (E::Verify(TokenError::Expired.into()), 401),
+            (E::Verify(site(401)), 401),
+            (E::Verify(site(403)), 403),
+            (E::Verify(site(302)), 403),
+            (E::Verify(VerifyError::Unavailable(Default::default())), 503),
             (E::Verify(VerifyError::Query(UrlError::UnknownParameter)), 400),
             (E::UnknownImage, 404),
             (E::NoSuchPath, 404),

@@ -1,8 +1,9 @@
 //! The life of an image request.
 
 use std::{
+    net::IpAddr,
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use http_body_util::{Either, Full};
@@ -10,6 +11,7 @@ use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Uri,
     body::{Body as _, Incoming},
     header::{ALLOW, HeaderName, HeaderValue, TRANSFER_ENCODING},
+    http::uri::PathAndQuery,
 };
 
 use super::{
@@ -19,12 +21,13 @@ use super::{
     verdict,
 };
 use crate::{
-    access::{ImageRef, UrlError, VerifiedRequest},
+    access::{Bearer, ImageRef, Refusal, Route, SignedUrl, UrlError, VerifiedRequest, VerifyError},
     app::App,
-    metrics::Outcome,
+    config::AuthMode,
+    metrics::{AuthOutcome, Outcome},
     model::{ImageFormat, SourceImage},
-    offload::{Body, OffloadError, Served, content_disposition, file_name},
-    renditions::{Ask, EnsureError, Ensured, How},
+    offload::{Body, Caching, OffloadError, Served, content_disposition, file_name},
+    renditions::{Ask, EnsureError, Ensured, How, Planned},
     solved::Answer,
     spec::{Accepted, FilterSpec},
 };
@@ -41,8 +44,11 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Body>
     let asks_for_verdict = verdict::is_asked(&app, &parts.uri);
     let result = match has_body {
         true => Err(RequestError::HasBody),
-        false if asks_for_verdict => Box::pin(verdict::answer(&app, &parts.headers)).await,
-        false => serve(&app, &parts.method, &parts.uri, &parts.headers).await.map(|(answer, how)| (answer, Some(how))),
+        false if asks_for_verdict => Box::pin(verdict::answer(&app, &parts.headers, request_id.as_str())).await,
+        false => {
+            let answer = serve(&app, &parts.method, &parts.uri, &parts.headers, request_id.as_str()).await;
+            answer.map(|(answer, how)| (answer, Some(how)))
+        }
     };
     let (mut response, outcome) = match result {
         Ok((response, None)) => (response, None),
@@ -57,10 +63,13 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Body>
         }
         Err(error) => {
             let failure = Failure::from(&error);
-            log(request_id.as_str(), &failure, &error, started);
+            if let Some(outcome) = error.auth_outcome() {
+                app.metrics.auth(outcome);
+            }
+            log(request_id.as_str(), client_address(&app, &parts.headers), &failure, &error, started);
             let response = match has_body {
                 true => failure.final_response(),
-                false if asks_for_verdict => verdict::refuse(&failure),
+                false if asks_for_verdict => verdict::refuse(&failure, &error),
                 false => failure.response(),
             };
             (response, Some(failure.outcome))
@@ -83,6 +92,7 @@ pub async fn serve(
     method: &Method,
     uri: &Uri,
     headers: &HeaderMap,
+    request_id: &str,
 ) -> Result<(Response<Body>, Outcome), RequestError> {
     if uri.authority().is_some() {
         return Err(RequestError::Url(UrlError::NotAPath));
@@ -93,17 +103,58 @@ pub async fn serve(
         Method::OPTIONS => return Ok((options(), Outcome::Hit)),
         _ => return Err(RequestError::Method),
     }
-    let verified = app.verifier.verify(route, &url, SystemTime::now())?;
-    app.count_key_use(&verified);
+    let target = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let verified = prove(app, route, &url, Bearer { headers, target }, request_id).await?;
     let ask = if headers.contains_key(X_SENDIMAGE_AGAIN) { Ask::Disk } else { Ask::Memory };
     // Hot path: nearly every request ends here, after one stat of the source and one of the rendition.
     if ask == Ask::Memory
         && let Some(answer) = hit(app, &verified, headers)
     {
-        return Ok((answer.response(), Outcome::Hit));
+        count_allowed(app, &verified);
+        return Ok((answer.response(verified.max_age())?, Outcome::Hit));
     }
     // In a box: hyper moves a request's future about, and a hit's would have to be as large as this one.
-    Box::pin(find_or_make(app, &verified, method, headers, ask)).await
+    Box::pin(find_or_make(app, &verified, method, headers, ask, request_id)).await
+}
+
+/// The proof that a URL may be served to whoever sent it.
+///
+/// # Errors
+/// Why there is none.
+pub async fn prove<'a>(
+    app: &'a App,
+    route: &'a Route,
+    url: &'a SignedUrl<'a>,
+    bearer: Bearer<'_>,
+    request_id: &str,
+) -> Result<VerifiedRequest<'a>, RequestError> {
+    let now = SystemTime::now();
+    let signed = app.verifier.verify_signature(route, url, now)?;
+    app.count_key_use(&signed);
+    let verified = match app.verifier.authorise_now(&signed, bearer, now) {
+        Some(settled) => settled?,
+        // In a box, as above.
+        None => Box::pin(app.verifier.authorise(&signed, bearer, now)).await?,
+    };
+    for refusal in verified.on_trial() {
+        note_trial(app, refusal, request_id);
+    }
+    Ok(verified)
+}
+
+/// What `log_only` lets through.
+fn note_trial(app: &App, refusal: VerifyError, request_id: &str) {
+    let error = RequestError::from(refusal);
+    if let Some(outcome) = error.auth_outcome() {
+        app.metrics.auth(outcome);
+    }
+    tracing::info!(request.id = request_id, reason = %error, "would not be served, were log_only off");
+}
+
+fn count_allowed(app: &App, verified: &VerifiedRequest<'_>) {
+    if verified.route().auth != AuthMode::Off && !verified.is_on_trial() {
+        app.metrics.auth(AuthOutcome::Allowed);
+    }
 }
 
 /// What [`find_or_make`] answers, for a request that it has answered as a hit before: no spec is parsed, no plan looked for,
@@ -113,6 +164,9 @@ pub(super) fn hit(app: &App, verified: &VerifiedRequest<'_>, headers: &HeaderMap
     if let Some(id) = solved.id {
         app.catalogue.find_now(id).filter(|image| *image == solved.image)?;
     }
+    // The answer was somebody else's: key and token are this request's own.
+    verified.admits(&solved.image).ok()?;
+    verified.admits_pixels(solved.planned.plan.rendition_size().pixels()).ok()?;
     app.renditions.is_hit(&solved.image, &solved.planned).then_some(solved)
 }
 
@@ -128,20 +182,35 @@ async fn find_or_make(
     method: &Method,
     headers: &HeaderMap,
     ask: Ask,
+    request_id: &str,
 ) -> Result<(Response<Body>, Outcome), RequestError> {
-    let image = find_image(app, verified).await?;
+    let image = find_image(app, verified, request_id).await?;
+    count_allowed(app, verified);
     let spec = FilterSpec::parse(verified.filter_spec())?;
+    if verified.limits_pixels() {
+        let spec = if spec.is_auto() { spec.accepting(accept::accepted(headers)) } else { spec.clone() };
+        let resolved = app.renditions.resolve(&image, &spec).await.map_err(|error| explain_gone(verified, error))?;
+        admit_size(verified, &resolved.planned)?;
+    }
     let found = find(app, &image, spec, headers, ask).await.map_err(|error| explain_gone(verified, error))?;
-    hand_over(app, verified, method, headers, ask, &image, found).await
+    hand_over(app, verified, method, headers, (ask, verified.max_age()), &image, found).await
 }
 
-/// The answer that hands a rendition over.
+/// Whether the key signs for a rendition as large as the plan makes it.
+///
+/// # Errors
+/// A refusal.
+pub fn admit_size(verified: &VerifiedRequest<'_>, planned: &Planned) -> Result<(), RequestError> {
+    Ok(verified.admits_pixels(planned.plan.rendition_size().pixels()).map_err(VerifyError::from)?)
+}
+
+/// The answer that hands a rendition over, to be kept for `max_age` at most.
 pub(super) async fn hand_over(
     app: &App,
     verified: &VerifiedRequest<'_>,
     method: &Method,
     headers: &HeaderMap,
-    ask: Ask,
+    (ask, max_age): (Ask, Duration),
     image: &Arc<SourceImage>,
     Found { ensured, negotiated, interim }: Found,
 ) -> Result<(Response<Body>, Outcome), RequestError> {
@@ -151,14 +220,19 @@ pub(super) async fn hand_over(
         tracing::warn!(path = stored.path, "nginx could not open a rendition that is there: see its error log");
     }
     let disposition = if again { None } else { Some(disposition(verified, image, stored.format)?) };
-    let max_age = if interim { verified.max_age().min(app.interim_max_age()) } else { verified.max_age() };
-    let served = Served { stored, disposition, max_age, negotiated };
+    let caching = Caching {
+        max_age: if interim { max_age.min(app.interim_max_age()) } else { max_age },
+        is_private: verified.is_private(),
+        negotiated,
+        varies_by: app.verifier.varies_by(verified.route()),
+    };
+    let served = Served { stored, disposition, caching };
     let mut response = app.offload(&verified.route().name).respond(&served, method, headers).await?;
     // A place for the id that each answer gets at its end: the table of a copy would have to grow for it.
     response.headers_mut().insert(X_REQUEST_ID, HeaderValue::from_static(""));
     if how == How::Hit && !again && !interim {
         let image = (verified.image().id(), image);
-        app.solved.keep(verified, negotiable(verified, headers), image, &planned, &response);
+        app.solved.keep(verified, negotiable(verified, headers), image, &planned, (caching, &response));
     }
     let outcome = match how {
         _ if response.status() == StatusCode::NOT_MODIFIED => Outcome::NotModified,
@@ -213,16 +287,33 @@ async fn find(
     Ok(Found { ensured, negotiated: true, interim: true })
 }
 
-/// The source image that a verified URL refers to.
+/// The source image that a verified URL refers to, if key and token allow it.
 ///
 /// # Errors
-/// [`RequestError::UnknownImage`], or the catalogue's own.
-pub async fn find_image(app: &App, verified: &VerifiedRequest<'_>) -> Result<Arc<SourceImage>, RequestError> {
-    match verified.image() {
-        ImageRef::Id(id) => app.catalogue.find(id).await?.ok_or(RequestError::UnknownImage),
-        ImageRef::Path(location) => Ok(Arc::new(SourceImage { location, file_hash: None, focal_point: None })),
-        ImageRef::Nothing => Err(RequestError::UnknownImage),
+/// [`RequestError::UnknownImage`], a refusal, or the catalogue's own.
+pub async fn find_image(
+    app: &App,
+    verified: &VerifiedRequest<'_>,
+    request_id: &str,
+) -> Result<Arc<SourceImage>, RequestError> {
+    let found = match verified.image() {
+        ImageRef::Id(id) => app.catalogue.find(id).await.map_err(RequestError::from),
+        ImageRef::Path(location) => Ok(Some(Arc::new(SourceImage { location, file_hash: None, focal_point: None }))),
+        ImageRef::Nothing => Ok(None),
+    };
+    let admitted = match &found {
+        Ok(Some(image)) => verified.admits(image),
+        // A row that is malformed is none either, for whoever may not know.
+        Ok(None) | Err(_) => verified.admits_unknown(),
+    };
+    match admitted {
+        Err(refusal @ Refusal::OutOfScope) if app.verifier.tries_auth() => {
+            note_trial(app, refusal.into(), request_id);
+        }
+        Err(refusal) => return Err(VerifyError::from(refusal).into()),
+        Ok(()) => {}
     }
+    found?.ok_or(RequestError::UnknownImage)
 }
 
 /// The name that the browser saves the image under: the link's own, else the original's with the output's extension.
@@ -254,13 +345,19 @@ fn options() -> Response<Body> {
 }
 
 /// One line for each failure: who is at fault decides how loud.
-fn log(request_id: &str, failure: &Failure, error: &RequestError, started: Instant) {
+fn log(request_id: &str, client: Option<IpAddr>, failure: &Failure, error: &RequestError, started: Instant) {
     let (status, outcome, duration_ms) = (failure.status.as_u16(), failure.outcome.name(), millis(started));
+    let client = client.map(tracing::field::display);
     if failure.status.is_server_error() || failure.status == StatusCode::UNPROCESSABLE_ENTITY {
-        tracing::warn!(request.id = request_id, status, outcome, duration_ms, reason = %error, "not served");
+        tracing::warn!(request.id = request_id, client, status, outcome, duration_ms, reason = %error, "not served");
     } else {
-        tracing::info!(request.id = request_id, status, outcome, duration_ms, reason = %error, "not served");
+        tracing::info!(request.id = request_id, client, status, outcome, duration_ms, reason = %error, "not served");
     }
+}
+
+/// Who asks, as the web server says, where it can be believed. What is no address is nobody's.
+fn client_address(app: &App, headers: &HeaderMap) -> Option<IpAddr> {
+    headers.get(app.client_address_header()?)?.to_str().ok()?.parse().ok()
 }
 
 fn millis(started: Instant) -> f64 {

@@ -10,5 +10,5 @@ pub mod server;
 mod verdict;
 
 pub use failure::{Failure, RequestError};
-pub use handler::{answer, explain_gone, find_image, serve};
+pub use handler::{admit_size, answer, explain_gone, find_image, serve};
 pub use ops::answer_ops;

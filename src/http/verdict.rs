@@ -3,10 +3,7 @@
 //! The only answers are 204, 401 and 403. Whatever is neither a hit nor a refusal gets a 204 without a path, so that nginx asks
 //! plainly and the client sees the real status. Nothing is rendered here.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
 use hyper::{
     HeaderMap, Method, Response, StatusCode, Uri,
@@ -18,8 +15,9 @@ use super::{
     handler::{self, Found},
 };
 use crate::{
-    access::UrlError,
+    access::{Bearer, UrlError, VerifiedRequest},
     app::App,
+    config::AuthMode,
     metrics::Outcome,
     offload::{Body, NO_VERDICT, verdict},
     renditions::Ask,
@@ -30,8 +28,10 @@ use crate::{
 const PATH: &str = "/_verdict";
 const X_ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
 const X_ACCEL_EXPIRES: HeaderName = HeaderName::from_static("x-accel-expires");
-/// A refusal is kept only so long that a flood of one URL is nginx's business: a key may be added any moment.
-const REFUSAL_SECONDS: HeaderValue = HeaderValue::from_static("1");
+/// A refused URL is kept only so long that a flood of it is nginx's business: a key may be added any moment.
+const REFUSED_URL_SECONDS: HeaderValue = HeaderValue::from_static("1");
+/// A refused bearer is not kept: another one may ask for the same URL.
+const REFUSED_BEARER_SECONDS: HeaderValue = HeaderValue::from_static("0");
 
 /// Whether a request asks for a verdict.
 pub(super) fn is_asked(app: &App, uri: &Uri) -> bool {
@@ -42,8 +42,12 @@ pub(super) fn is_asked(app: &App, uri: &Uri) -> bool {
 ///
 /// # Errors
 /// A refusal, for the log; its answer is [`refuse`]'s.
-pub(super) async fn answer(app: &App, headers: &HeaderMap) -> Result<(Response<Body>, Option<Outcome>), RequestError> {
-    match settle(app, headers).await {
+pub(super) async fn answer(
+    app: &App,
+    headers: &HeaderMap,
+    request_id: &str,
+) -> Result<(Response<Body>, Option<Outcome>), RequestError> {
+    match settle(app, headers, request_id).await {
         Ok(Some(response)) => Ok((response, Some(Outcome::Hit))),
         Ok(None) => Ok((verdict(None, NO_VERDICT).map_err(crate::offload::OffloadError::from)?, None)),
         Err(error) if is_refusal(&error) => Err(error),
@@ -52,9 +56,10 @@ pub(super) async fn answer(app: &App, headers: &HeaderMap) -> Result<(Response<B
 }
 
 /// A refusal as nginx is told of it.
-pub(super) fn refuse(failure: &Failure) -> Response<Body> {
+pub(super) fn refuse(failure: &Failure, error: &RequestError) -> Response<Body> {
     let mut response = failure.response();
-    response.headers_mut().insert(X_ACCEL_EXPIRES, REFUSAL_SECONDS);
+    let seconds = if error.auth_outcome().is_some() { REFUSED_BEARER_SECONDS } else { REFUSED_URL_SECONDS };
+    response.headers_mut().insert(X_ACCEL_EXPIRES, seconds);
     response
 }
 
@@ -63,7 +68,7 @@ fn is_refusal(error: &RequestError) -> bool {
 }
 
 /// The verdict on a hit; `None` for whatever is none. As in `handler::serve`, nothing is looked up before the proof.
-async fn settle(app: &App, headers: &HeaderMap) -> Result<Option<Response<Body>>, RequestError> {
+async fn settle(app: &App, headers: &HeaderMap, request_id: &str) -> Result<Option<Response<Body>>, RequestError> {
     let malformed = || RequestError::Url(UrlError::NotAPath);
     let target = headers.get(X_ORIGINAL_URI).and_then(|value| value.to_str().ok()).ok_or_else(malformed)?;
     // A plain request's target ends there, by the HTTP library: what nginx sends on must mean the same to both.
@@ -71,17 +76,15 @@ async fn settle(app: &App, headers: &HeaderMap) -> Result<Option<Response<Body>>
     let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
     let (route, url) = app.verifier.table().resolve(path, query).map_err(RequestError::Url)?;
     let Some(longest) = app.offload(&route.name).verdicts() else { return Ok(None) };
-    let verified = app.verifier.verify(route, &url, SystemTime::now())?;
-    app.count_key_use(&verified);
-    // What nginx reuses must stay true for so long: the signature's end, and the caching that it tells browsers.
-    let keep = Duration::from_secs(longest.min(verified.unchanged_for()).as_secs());
+    let verified = handler::prove(app, route, &url, Bearer { headers, target }, request_id).await?;
+    let (keep, max_age) = terms(&verified, longest);
     let told = |path: &str, answer: &HeaderMap| {
         verdict(Some((path, answer)), keep).map(Some).map_err(|error| RequestError::Offload(error.into()))
     };
     if let Some(answer) = handler::hit(app, &verified, headers) {
-        return told(answer.planned.key.path(), answer.headers());
+        return told(answer.planned.key.path(), &answer.headers(max_age)?);
     }
-    let image = handler::find_image(app, &verified).await?;
+    let image = handler::find_image(app, &verified, request_id).await?;
     let spec = FilterSpec::parse(verified.filter_spec())?;
     // Which format a client gets may take a render to say.
     if spec.is_auto() {
@@ -89,7 +92,19 @@ async fn settle(app: &App, headers: &HeaderMap) -> Result<Option<Response<Body>>
     }
     let Some(ensured) = app.renditions.find(&image, &spec).await? else { return Ok(None) };
     let planned = Arc::clone(&ensured.planned);
+    handler::admit_size(&verified, &planned)?;
     let found = Found { ensured, negotiated: false, interim: false };
-    let (answer, _) = handler::hand_over(app, &verified, &Method::GET, headers, Ask::Memory, &image, found).await?;
+    let terms = (Ask::Memory, max_age);
+    let (answer, _) = handler::hand_over(app, &verified, &Method::GET, headers, terms, &image, found).await?;
     told(planned.key.path(), answer.headers())
+}
+
+/// For how long nginx may reuse a verdict, and what it tells browsers meanwhile. Both together stay within the life of link
+/// and token: told at the very end of the first, the second must not go beyond it.
+fn terms(verified: &VerifiedRequest<'_>, longest: Duration) -> (Duration, Duration) {
+    // What the site says holds for `auth.forward.cache_seconds`, and no second memory adds to that.
+    let longest = if verified.route().auth == AuthMode::Forward { Duration::ZERO } else { longest };
+    let Some(left) = verified.left() else { return (longest, verified.max_age()) };
+    let keep = Duration::from_secs(longest.min(left / 2).as_secs());
+    (keep, verified.max_age().min(left - keep))
 }

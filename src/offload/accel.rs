@@ -10,7 +10,7 @@ use hyper::{
     header::{HeaderName, HeaderValue},
 };
 
-use super::{ACCEPT, Body, OffloadError, SENDIMAGE_CACHE_CONTROL, SENDIMAGE_VARY, Served};
+use super::{Body, OffloadError, SENDIMAGE_CACHE_CONTROL, SENDIMAGE_VARY, Served};
 
 const X_ACCEL_REDIRECT: HeaderName = HeaderName::from_static("x-accel-redirect");
 
@@ -19,9 +19,9 @@ pub(super) fn respond(internal_prefix: &str, served: &Served) -> Result<Response
     let mut response = served.empty(StatusCode::OK);
     let headers = response.headers_mut();
     headers.insert(X_ACCEL_REDIRECT, HeaderValue::try_from(format!("{internal_prefix}{}", served.stored.path))?);
-    headers.insert(SENDIMAGE_CACHE_CONTROL, served.cache_control()?);
-    if served.negotiated {
-        headers.insert(SENDIMAGE_VARY, ACCEPT);
+    headers.insert(SENDIMAGE_CACHE_CONTROL, served.caching.control()?);
+    if let Some(vary) = served.caching.vary()? {
+        headers.insert(SENDIMAGE_VARY, vary);
     }
     served.describe(headers);
     Ok(response)

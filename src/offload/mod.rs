@@ -37,8 +37,6 @@ pub const SENDIMAGE_CACHE_CONTROL: HeaderName = HeaderName::from_static("x-sendi
 /// Carries `Vary` to nginx's internal location, as [`SENDIMAGE_CACHE_CONTROL`] does the caching.
 pub const SENDIMAGE_VARY: HeaderName = HeaderName::from_static("x-sendimage-vary");
 
-const ACCEPT: HeaderValue = HeaderValue::from_static("Accept");
-
 /// A rendition that a verified request may have.
 #[derive(Clone, Debug)]
 pub struct Served {
@@ -46,10 +44,52 @@ pub struct Served {
     pub stored: StoredRendition,
     /// `Content-Disposition`; absent where nginx has kept the first round's and would send both.
     pub disposition: Option<HeaderValue>,
+    /// How it may be kept.
+    pub caching: Caching,
+}
+
+/// For how long an answer may be kept, by whom, and for which requests it is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caching {
     /// For how long a browser may keep it.
     pub max_age: Duration,
+    /// Whether a token decided, or the site: then no shared cache keeps it.
+    pub is_private: bool,
     /// Whether the request's `Accept` had a say in the format.
     pub negotiated: bool,
+    /// The request's headers that say who asks. A browser that another user takes over asks again.
+    pub varies_by: &'static [&'static str],
+}
+
+impl Caching {
+    /// `Cache-Control`.
+    fn control(&self) -> Result<HeaderValue, OffloadError> {
+        let whose = if self.is_private { "private" } else { "public" };
+        Ok(HeaderValue::try_from(format!("max-age={}, {whose}", self.max_age.as_secs()))?)
+    }
+
+    /// `Vary`, where the answer depends on anything but the URL.
+    fn vary(&self) -> Result<Option<HeaderValue>, OffloadError> {
+        let names: Vec<&str> =
+            self.negotiated.then_some("Accept").into_iter().chain(self.varies_by.iter().copied()).collect();
+        if names.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(HeaderValue::try_from(names.join(", "))?))
+    }
+
+    /// Changes the time in an answer that was made with another one.
+    ///
+    /// # Errors
+    /// Never: a number is fit for a header; the type is the room's.
+    pub fn renew(&self, headers: &mut HeaderMap) -> Result<(), OffloadError> {
+        for name in [SENDIMAGE_CACHE_CONTROL, CACHE_CONTROL] {
+            if let Some(value) = headers.get_mut(&name) {
+                *value = self.control()?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// An offload backend.
@@ -133,10 +173,6 @@ pub enum OffloadError {
 }
 
 impl Served {
-    fn cache_control(&self) -> Result<HeaderValue, OffloadError> {
-        Ok(HeaderValue::try_from(format!("max-age={}, public", self.max_age.as_secs()))?)
-    }
-
     /// An answer without bytes of its own. `Content-Length: 0` keeps the connection to nginx open.
     fn empty(&self, status: hyper::StatusCode) -> Response<Body> {
         let mut response = Response::new(Either::Left(Full::default()));
@@ -153,9 +189,9 @@ impl Served {
 
     /// The caching for answers that reach the client as they are.
     fn cache(&self, headers: &mut HeaderMap) -> Result<(), OffloadError> {
-        headers.insert(CACHE_CONTROL, self.cache_control()?);
-        if self.negotiated {
-            headers.insert(VARY, ACCEPT);
+        headers.insert(CACHE_CONTROL, self.caching.control()?);
+        if let Some(vary) = self.caching.vary()? {
+            headers.insert(VARY, vary);
         }
         Ok(())
     }

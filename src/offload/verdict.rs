@@ -1,6 +1,7 @@
 //! What nginx's `auth_request` is told: 204 with the file's path for a hit, 204 without one for whatever needs a plain request.
 //!
-//! nginx keeps a verdict for as long as `X-Accel-Expires` says, by URL, and by `Accept` where `Vary` says so; then it serves the
+//! nginx keeps a verdict for as long as `X-Accel-Expires` says, by URL, and by the headers that `Vary` names (`Accept`, and what
+//! says who asks); then it serves the
 //! file without asking. The other headers travel in variables of the printed config.
 
 use std::time::Duration;

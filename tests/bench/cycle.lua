@@ -1,9 +1,15 @@
--- wrk asks for each path of the file in $PATHS in turn, and ends with one line of JSON.
+-- wrk asks for each path of the file in $PATHS in turn, with each header line of the file in $HEADERS in turn where there is
+-- one, and ends with one line of JSON.
 local requests, next_request = {}, 0
 
 function init()
+    local headers = {}
+    for line in io.lines(os.getenv("HEADERS") or "/dev/null") do
+        local name, value = line:match("^([^:]+): (.*)$")
+        headers[#headers + 1] = { [name] = value }
+    end
     for path in io.lines(os.getenv("PATHS")) do
-        requests[#requests + 1] = wrk.format("GET", path)
+        requests[#requests + 1] = wrk.format("GET", path, headers[#requests % math.max(#headers, 1) + 1])
     end
 end
 

@@ -83,16 +83,19 @@ def floor(options):
 
 
 class Peer:
-    """A listening nginx, the paths to ask it for, and the processes whose CPU time counts."""
+    """A listening nginx, the paths to ask it for, a file of header lines to ask with in turn, and the processes whose CPU time
+    counts."""
 
-    def __init__(self, port, paths, processes):
-        self.port, self.paths, self.processes = port, paths, processes
+    def __init__(self, port, paths, processes, headers=None):
+        self.port, self.paths, self.processes, self.headers = port, paths, processes, headers
 
     def check(self):
         """Every path answers 200 with a body before anything is timed (and with sendimage, is rendered by it)."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        for path in pathlib.Path(self.paths).read_text().split():
-            connection.request("GET", path)
+        lines = pathlib.Path(self.headers).read_text().splitlines() if self.headers else []
+        for number, path in enumerate(pathlib.Path(self.paths).read_text().split()):
+            headers = dict([lines[number % len(lines)].split(": ", 1)]) if lines else {}
+            connection.request("GET", path, headers=headers)
             answer = connection.getresponse()
             body = answer.read()
             if answer.status != 200 or len(body) < 1000:
@@ -109,9 +112,9 @@ def photos(service):
     return names
 
 
-def peer(service, paths):
+def peer(service, paths, headers=None):
     processes = {"nginx": service.nginx, "sendimage": service.process}
-    return Peer(service.port, paths_file(service.home, "sendimage", paths), processes).check()
+    return Peer(service.port, paths_file(service.home, "sendimage", paths), processes, headers).check()
 
 
 def stored(store):
@@ -235,9 +238,8 @@ def in_rounds(options, peers):
 def load(peer, seconds):
     before = {name: cpu_seconds(process.pid) for name, process in peer.processes.items()}
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(LUA), f"http://127.0.0.1:{peer.port}"]
-    done = subprocess.run(
-        pinned(-1, command), env={**os.environ, "PATHS": str(peer.paths)}, capture_output=True, text=True, check=False
-    )
+    environment = {**os.environ, "PATHS": str(peer.paths), "HEADERS": str(peer.headers or os.devnull)}
+    done = subprocess.run(pinned(-1, command), env=environment, capture_output=True, text=True, check=False)
     line = next((line for line in done.stdout.splitlines() if line.startswith("{")), None)
     if done.returncode != 0 or line is None:
         sys.exit(f"wrk failed:\n{done.stdout}{done.stderr}")

@@ -5,6 +5,8 @@ mod animations;
 mod browser;
 mod cli;
 mod decoders;
+mod django;
+mod forward;
 mod geometry;
 #[allow(dead_code, reason = "shared with tests/faults, which uses the rest")]
 mod harness;
@@ -20,6 +22,7 @@ mod render_cost;
 mod renders;
 mod renditions;
 mod svg;
+mod tokens;
 mod vectors;
 mod verdicts;
 mod wagtail_site;

@@ -16,7 +16,7 @@ use std::{
 };
 
 use sendimage::{
-    config::{Config, ListenAddress, OffloadMode, RenderConfig, RouteConfig, WatermarkConfig, load},
+    config::{AuthMode, Config, ListenAddress, OffloadMode, RenderConfig, RouteConfig, WatermarkConfig, load},
     front::{ProxyOptions, WebServer, proxy_conf},
 };
 
@@ -239,14 +239,7 @@ fn redirects_find_the_published_files() {
 #[test]
 fn nginx_takes_every_config_that_is_printed() {
     let directory = tempfile::tempdir().unwrap();
-    let route = |prefix: &str, offload| RouteConfig {
-        prefix: prefix.into(),
-        keys: None,
-        wagtail_keys: None,
-        offload,
-        presets_only: None,
-        max_age_seconds: None,
-    };
+    let route = |prefix: &str, offload| RouteConfig { prefix: prefix.into(), offload, ..RouteConfig::default() };
     let mut config = Config::default();
     config.store.root = directory.path().join("a b'c\"d\\e;f{g}h#i/é");
     config.server.listen = ListenAddress::Unix(directory.path().join("s p;{}\"'\\.sock"));
@@ -256,7 +249,11 @@ fn nginx_takes_every_config_that_is_printed() {
     let modes = [OffloadMode::Accel, OffloadMode::AuthRequest, OffloadMode::Redirect, OffloadMode::Direct];
     for (number, offload) in [None].into_iter().chain(modes.map(Some)).enumerate() {
         config.routes.insert(format!("r{number}"), route(&format!("/r{number}/"), offload));
+        let asks = RouteConfig { auth: Some(AuthMode::Jwt), ..route(&format!("/a{number}/"), offload) };
+        config.routes.insert(format!("a{number}"), asks);
     }
+    // Tokens in URLs: a log of its own.
+    config.auth.jwt.query = true;
     let listens = [None, Some("127.0.0.1:8088".to_owned()), Some("[::1]:8088".to_owned())];
     for listen in listens {
         for upstreams in [vec![], vec!["10.0.0.1:80".parse().unwrap(), "[fd00::1]:80".parse().unwrap()]] {
@@ -325,7 +322,15 @@ fn commented_keys_of_the_example_show_the_defaults() {
         "url",
         "file",
         "source",
-        "query",
+        "catalogue.query",
+        "keys",
+        "jwks_file",
+        "jwks_url",
+        "audience",
+        "issuer",
+        "cookie",
+        "images",
+        "host",
         "redirect_url",
         "access_control_allow_origin",
         "cross_origin_resource_policy",
@@ -334,10 +339,12 @@ fn commented_keys_of_the_example_show_the_defaults() {
         "token",
     ];
     let mut seen = 0;
+    let mut section = "";
     // A table that is commented out as a whole ends where one that is not begins.
     let mut in_table = false;
     for (number, line) in text.lines().enumerate() {
         in_table = line.starts_with("# [") || (in_table && !line.starts_with('['));
+        section = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')).unwrap_or(section);
         let Some(key) = key_of(line).filter(|key| is_key(key) && !in_table) else { continue };
         seen += 1;
         let mut config = with(&[number]).unwrap_or_else(|error| panic!("line {}: {error}", number + 1));
@@ -354,7 +361,8 @@ fn commented_keys_of_the_example_show_the_defaults() {
         if render.effective_conversions() == release.effective_conversions() {
             render.format_conversions.clear();
         }
-        assert_eq!(config == example, !examples.contains(&key.as_str()), "line {}: {line}", number + 1);
+        let is_example = examples.iter().any(|example| *example == key || *example == format!("{section}.{key}"));
+        assert_eq!(config == example, !is_example, "line {}: {line}", number + 1);
     }
     assert!(seen > 30, "{seen} commented keys");
     let table = |start: &str| {
@@ -374,7 +382,7 @@ fn commented_keys_of_the_example_show_the_defaults() {
 #[test]
 fn the_example_names_every_key() {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/sendimage.toml")).unwrap();
-    let source = include_str!("../../src/config/mod.rs");
+    let source = [include_str!("../../src/config/mod.rs"), include_str!("../../src/config/auth.rs")].concat();
     let fields = source.lines().filter_map(|line| line.strip_prefix("    pub ")?.split_once(':').map(|(name, _)| name));
     for name in fields {
         let spelled = ["", "# "].iter().any(|start| {
@@ -384,11 +392,19 @@ fn the_example_names_every_key() {
                     || line.starts_with(&format!("{start}[{name}."))
             })
         });
-        // Keys of the entries of signing.keys stand within a line, or in the sentence above it.
-        assert!(
-            spelled || matches!(name, "id" | "secret_base64") && text.contains(name),
-            "{name} is not in the example"
-        );
+        // Keys of the entries of signing.keys and auth.jwt.keys stand within a line, or in the sentence above it.
+        let of_entries = [
+            "id",
+            "secret_base64",
+            "sources",
+            "max_pixels",
+            "not_before",
+            "not_after",
+            "kid",
+            "algorithm",
+            "public_key_file",
+        ];
+        assert!(spelled || of_entries.contains(&name) && text.contains(name), "{name} is not in the example");
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::{Site, values::quoted_or_plain};
-use crate::config::{AuthMode, OffloadMode};
+use super::{PublicRoute, Site, values::quoted_or_plain};
+use crate::config::{AuthMode, ListenAddress, OffloadMode};
 
 impl Site<'_> {
     /// The upstream and the server block.
@@ -11,6 +11,9 @@ impl Site<'_> {
         let mut text = String::from(HEAD);
         self.upstream_block(&mut text);
         self.verdict_cache(&mut text);
+        if self.has_query_tokens() {
+            text.push_str(REDACTED_LOG);
+        }
         let _ = write!(
             text,
             "
@@ -21,15 +24,15 @@ server {{
 {tls}",
             listen = self.listen,
             server_name = self.server_name,
-            tls = if self.config.server.public_url.starts_with("https:") { TLS } else { "" },
+            tls = self.redacted_log() + if self.config.server.public_url.starts_with("https:") { TLS } else { "" },
         );
-        let has = |mode| self.routes.iter().any(|(_, other)| *other == mode);
+        let has = |mode| self.routes.iter().any(|route| route.mode == mode);
         let verdicts = has(OffloadMode::AuthRequest);
         let accel = has(OffloadMode::Accel) || verdicts;
-        for (number, (prefix, mode)) in self.routes.iter().enumerate() {
-            match mode {
-                OffloadMode::AuthRequest => self.judged_location(&mut text, prefix),
-                _ => self.public_location(&mut text, prefix, *mode, number == 0),
+        for (number, route) in self.routes.iter().enumerate() {
+            match route.mode {
+                OffloadMode::AuthRequest => self.judged_location(&mut text, &route.prefix),
+                _ => self.public_location(&mut text, route, number == 0),
             }
         }
         if verdicts {
@@ -71,9 +74,10 @@ server {{
     }
 
     /// Where browsers come in. Comments appear in the first of these only.
-    fn public_location(&self, text: &mut String, prefix: &str, mode: OffloadMode, first: bool) {
+    fn public_location(&self, text: &mut String, route: &PublicRoute, first: bool) {
         let mut public = String::new();
-        let hands_over = match mode {
+        let prefix = &route.prefix;
+        let hands_over = match route.mode {
             OffloadMode::Accel | OffloadMode::AuthRequest => "nginx streams the file",
             OffloadMode::Redirect => "the browser is sent to the file",
             OffloadMode::Direct => "sendimage sends the bytes itself",
@@ -87,7 +91,7 @@ server {{
         proxy_pass http://sendimage;
 "
         );
-        self.proxy_settings(&mut public);
+        self.proxy_settings(&mut public, route.auth);
         public.push_str(
             "        # Ours alone: a browser may not ask for the second look of @again.
         proxy_set_header X-Sendimage-Again \"\";
@@ -107,7 +111,7 @@ server {{
 
     /// Where nginx keeps verdicts.
     fn verdict_cache(&self, text: &mut String) {
-        if !self.routes.iter().any(|(_, mode)| *mode == OffloadMode::AuthRequest) {
+        if !self.routes.iter().any(|route| route.mode == OffloadMode::AuthRequest) {
             return;
         }
         let _ = write!(
@@ -181,7 +185,7 @@ proxy_cache_path {} levels=1:2 keys_zone=sendimage_verdicts:16m max_size=256m in
 ",
         );
         let mut settings = String::new();
-        self.proxy_settings(&mut settings);
+        self.proxy_settings(&mut settings, self.any_auth());
         let code = |line: &&str| !line.trim_start().starts_with('#');
         for line in settings.lines().filter(code).filter(|line| !line.contains("proxy_cache off")) {
             let _ = writeln!(text, "{line}");
@@ -214,22 +218,51 @@ proxy_cache_path {} levels=1:2 keys_zone=sendimage_verdicts:16m max_size=256m in
         text.push_str("        proxy_set_header X-Sendimage-Again \"\";\n    }\n");
     }
 
+    /// Whether tokens come in URLs, where every log would show them.
+    fn has_query_tokens(&self) -> bool {
+        self.config.auth.jwt.query && self.routes.iter().any(|route| route.auth == AuthMode::Jwt)
+    }
+
+    /// A log of requests without their queries, where those may hold tokens.
+    fn redacted_log(&self) -> String {
+        match self.has_query_tokens() {
+            true => format!("    access_log {} sendimage_without_query;\n", self.access_log),
+            false => String::new(),
+        }
+    }
+
+    /// What a location that serves every route has to pass on.
+    fn any_auth(&self) -> AuthMode {
+        self.routes.iter().map(|route| route.auth).find(|auth| *auth != AuthMode::Off).unwrap_or_default()
+    }
+
     /// What every proxied request to the gate needs.
-    fn proxy_settings(&self, text: &mut String) {
+    fn proxy_settings(&self, text: &mut String, auth: AuthMode) {
         let read_seconds = (self.config.render.deadline_seconds + 2.0).ceil();
         // A second gate may be asked; a lone one gets a retry only where nginx met a kept connection that had closed.
         let next = match self.upstreams.len() {
             1 => "proxy_next_upstream error;",
             _ => "proxy_next_upstream error timeout;\n        proxy_next_upstream_tries 2;",
         };
-        let credentials = match self.config.auth.mode {
+        let mut credentials = match auth {
             AuthMode::Off => {
                 "        # Signatures alone decide: cookies and passwords stay out of it.
         proxy_set_header Cookie \"\";
         proxy_set_header Authorization \"\";
 "
             }
-        };
+            // nginx passes both on by itself.
+            AuthMode::Jwt | AuthMode::Forward => "        # Cookie and Authorization say who asks: they go along.\n",
+        }
+        .to_owned();
+        let header = &self.config.log.client_address_header;
+        if matches!(self.config.server.listen, ListenAddress::Unix(_)) && !header.is_empty() {
+            let _ = writeln!(
+                credentials,
+                "        # For sendimage's log. Never what the browser says: this line replaces it.
+        proxy_set_header {header} $remote_addr;"
+            );
+        }
         let _ = write!(
             text,
             "        proxy_http_version 1.1;
@@ -294,7 +327,7 @@ proxy_cache_path {} levels=1:2 keys_zone=sendimage_verdicts:16m max_size=256m in
 ",
         );
         let mut settings = String::new();
-        self.proxy_settings(&mut settings);
+        self.proxy_settings(&mut settings, self.any_auth());
         for line in settings.lines().filter(|line| !line.trim_start().starts_with('#')) {
             let _ = writeln!(text, "{line}");
         }
@@ -372,6 +405,15 @@ const HEAD: &str = "\
 #     log_format images '$remote_addr $status $body_bytes_sent $request_time $upstream_response_time $upstream_http_x_request_id';
 
 ";
+
+const REDACTED_LOG: &str = r#"
+# auth.jwt.query: tokens in URLs stay out of this log. error_log shows whole requests all the same: keep it to yourself.
+map $request_uri $sendimage_logged_uri {
+    ~^(?<sendimage_uri_path>[^?]*) $sendimage_uri_path;
+}
+log_format sendimage_without_query '$remote_addr - $remote_user [$time_local] "$request_method $sendimage_logged_uri $server_protocol" '
+                                   '$status $body_bytes_sent "-" "$http_user_agent"';
+"#;
 
 const TLS: &str = "    # server.public_url is https: give this block its `listen 443 ssl`, ssl_certificate and ssl_certificate_key, or put
     # it behind whatever ends TLS.

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 
 use self::values::{folder, location, plain, quoted, quoted_path, upstream};
 use super::{ProxyConfError, ProxyOptions, public_address, refused};
-use crate::config::{Config, OffloadMode};
+use crate::config::{AuthMode, Config, OffloadMode};
 
 /// Prints the config.
 ///
@@ -36,12 +36,21 @@ struct Site<'a> {
     open_files_max: usize,
     /// `auth_request`: where nginx keeps verdicts.
     verdict_folder: String,
-    /// Prefix and mode of each public location.
-    routes: Vec<(String, OffloadMode)>,
+    /// Where requests are logged, for a log of our own format.
+    access_log: String,
+    /// The public locations.
+    routes: Vec<PublicRoute>,
     /// The path below which redirected browsers fetch the files, where it is ours to publish.
     published: Option<String>,
     /// Headers from `[headers]`, name and quoted value.
     headers: Vec<(&'static str, String)>,
+}
+
+/// A public location.
+struct PublicRoute {
+    prefix: String,
+    mode: OffloadMode,
+    auth: AuthMode,
 }
 
 impl<'a> Site<'a> {
@@ -54,12 +63,16 @@ impl<'a> Site<'a> {
         let routes: Vec<_> = config
             .effective_routes()
             .into_values()
-            .map(|route| (route.prefix, route.offload.unwrap_or(config.offload.mode)))
+            .map(|route| PublicRoute {
+                prefix: route.prefix,
+                mode: route.offload.unwrap_or(config.offload.mode),
+                auth: route.auth.unwrap_or(config.auth.mode),
+            })
             .collect();
-        let redirects = routes.iter().any(|(_, mode)| *mode == OffloadMode::Redirect);
+        let redirects = routes.iter().any(|route| route.mode == OffloadMode::Redirect);
         let published = match config.offload.redirect_url.as_str() {
             path if redirects && path.starts_with('/') => {
-                if routes.iter().any(|(prefix, _)| prefix == path) {
+                if routes.iter().any(|route| route.prefix == path) {
                     return Err(refused("offload.redirect_url", "is also the prefix of a route"));
                 }
                 Some(location("offload.redirect_url", path)?)
@@ -83,6 +96,11 @@ impl<'a> Site<'a> {
                 None if options.whole => "verdicts".to_owned(),
                 // In memory, and nobody but root may make a folder there. nginx does, at its start.
                 None => "/run/nginx-sendimage".to_owned(),
+            },
+            access_log: match &options.directory {
+                Some(directory) => quoted_path("--directory", &directory.join("access.log"))?,
+                None if options.whole => "access.log".to_owned(),
+                None => "/var/log/nginx/access.log".to_owned(),
             },
             routes,
             published,
@@ -200,14 +218,7 @@ mod tests {
     #[test]
     fn every_route_is_a_location() {
         let mut config = config();
-        let route = |prefix: &str, offload| RouteConfig {
-            prefix: prefix.into(),
-            keys: None,
-            wagtail_keys: None,
-            offload,
-            presets_only: None,
-            max_age_seconds: None,
-        };
+        let route = |prefix: &str, offload| RouteConfig { prefix: prefix.into(), offload, ..RouteConfig::default() };
         config.routes.insert("a".into(), route("/a/", None));
         config.routes.insert("b".into(), route("/b/", Some(OffloadMode::Direct)));
         let text = printed(&config);

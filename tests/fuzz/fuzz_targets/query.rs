@@ -9,7 +9,7 @@ fuzz_target!(|query: &str| {
     let fields = url.query;
     if fields.problem.is_none() {
         let given = query.split('&').filter(|pair| !pair.is_empty()).count();
-        let taken = usize::from(fields.expires.is_some()) + usize::from(fields.download.is_some());
+        let taken = [fields.expires.is_some(), fields.download.is_some()].map(usize::from).iter().sum::<usize>() + fields.tokens.len();
         assert_eq!(given, taken, "{query:?}");
     }
     for value in [fields.expires, fields.download].into_iter().flatten() {

@@ -1,0 +1,287 @@
+//! The optional second proof: a JSON Web Token (RFC 7519), signed by the site, that says who asks and what they may see.
+//!
+//! The library checks signatures; everything that decides what a good signature is worth is here, on a clock that the caller
+//! hands in. A key is for one algorithm, by the config or by the key set: what a token's header says about itself only
+//! chooses among keys, and nothing else that the header says is heeded (RFC 8725, 3.1).
+
+mod claims;
+mod credentials;
+mod images;
+mod jwks;
+mod keys;
+mod mint;
+
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use arc_swap::ArcSwapOption;
+use sha2::{Digest as _, Sha256};
+use thiserror::Error;
+
+use self::{
+    claims::{Claims, Header},
+    jwks::Jwks,
+};
+pub use self::{
+    credentials::Places,
+    images::{ImagePattern, Template, TemplateError},
+    keys::{TokenKey, TokenKeyError},
+    mint::{MintError, Minted, mint},
+};
+use crate::{
+    config::JwtConfig,
+    model::{ImageId, SourceRef},
+};
+
+/// Longest token, in bytes: what common servers take for a whole header.
+pub const MAX_TOKEN_BYTES: usize = 8192;
+
+/// For how long a token that was verified counts as such without another look at its signature. A key that is taken away is
+/// believed for no longer than this.
+const REMEMBERED: Duration = Duration::from_secs(30);
+
+/// Verified tokens that are remembered at most.
+const PLACES: usize = 1 << 12;
+
+/// Why a token proves nothing. The client sees one and the same 401 for all; the reason is for the log.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum TokenError {
+    /// The request has none.
+    #[error("there is no token")]
+    Missing,
+    /// Header, cookie and query do not agree, or one of them is there twice with different tokens.
+    #[error("the request has several tokens, and they differ")]
+    Disagree,
+    /// Longer than [`MAX_TOKEN_BYTES`].
+    #[error("the token is longer than {MAX_TOKEN_BYTES} bytes")]
+    TooLong,
+    /// Not three parts of base64 and JSON, or a claim of the wrong type.
+    #[error("the token is malformed: {0}")]
+    Malformed(&'static str),
+    /// The key that the header names is for another algorithm, or none that is known.
+    #[error("no key is for the token's algorithm")]
+    Algorithm,
+    /// The header names a key that nobody knows.
+    #[error("the token names a key that is not known")]
+    UnknownKey,
+    /// The signature is not that of the key.
+    #[error("the token's signature fits no key")]
+    Signature,
+    /// `exp` is over.
+    #[error("the token has expired")]
+    Expired,
+    /// `nbf` or `iat` is in the future.
+    #[error("the token is not valid yet")]
+    NotYet,
+    /// `aud` names somebody else.
+    #[error("the token is for another audience")]
+    Audience,
+    /// `iss` is somebody else.
+    #[error("the token is from another issuer")]
+    Issuer,
+}
+
+/// What a good token allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Which images; all where absent.
+    images: Option<Vec<ImagePattern>>,
+    /// The end of its life.
+    until: SystemTime,
+    /// Whom the token is about (`sub`), for `explain`.
+    subject: Option<String>,
+    /// The key that verified it.
+    key: Arc<str>,
+}
+
+impl Grant {
+    /// Whether it allows some images only.
+    pub fn is_limited(&self) -> bool {
+        self.images.is_some()
+    }
+
+    /// Whether it allows an image: `id` where the URL names one, `location` what that refers to.
+    pub fn covers(&self, id: Option<ImageId>, location: &SourceRef) -> bool {
+        let Some(patterns) = &self.images else { return true };
+        let path = location.to_string();
+        self.covers_id(id) || patterns.iter().any(|pattern| pattern.fits(&path))
+    }
+
+    /// Whether it allows an image whatever its id refers to.
+    pub fn covers_id(&self, id: Option<ImageId>) -> bool {
+        let Some(patterns) = &self.images else { return true };
+        let id = id.map(|id| id.0.to_string());
+        id.is_some_and(|id| patterns.iter().any(|pattern| pattern.fits(&id)))
+    }
+
+    /// The end of its life.
+    pub fn until(&self) -> SystemTime {
+        self.until
+    }
+
+    /// Whom the token is about.
+    pub fn subject(&self) -> Option<&str> {
+        self.subject.as_deref()
+    }
+
+    /// The `kid` of the key that verified it.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Which images, as they were written; all where absent.
+    pub fn images(&self) -> Option<Vec<String>> {
+        Some(self.images.as_ref()?.iter().map(ToString::to_string).collect())
+    }
+}
+
+/// What a look at a token without waiting says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Checked {
+    /// It is good.
+    Good(Arc<Grant>),
+    /// It names a key that a fresh key set may have.
+    NeedsKeys,
+}
+
+/// Checks tokens.
+#[derive(Debug)]
+pub struct Tokens {
+    places: Places,
+    keys: Vec<TokenKey>,
+    jwks: Option<Arc<Jwks>>,
+    rules: claims::Rules,
+    remembered: Remembered,
+}
+
+impl Tokens {
+    /// A checker with the config's keys.
+    ///
+    /// # Errors
+    /// The first key or template that is not usable.
+    pub fn new(config: &JwtConfig) -> Result<Self, TokenKeyError> {
+        let keys = keys::configured(config)?;
+        let jwks = config.jwks_url.as_deref().map(|url| Jwks::new(url, config.jwks_refresh_seconds)).transpose()?;
+        Ok(Self {
+            places: Places::new(config),
+            keys,
+            jwks: jwks.map(Arc::new),
+            rules: claims::Rules::new(config)?,
+            remembered: Remembered::default(),
+        })
+    }
+
+    /// Where tokens are looked for.
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// Says which keys there are, for `check`; a key set is fetched.
+    ///
+    /// # Errors
+    /// A sentence, when the key set cannot be had.
+    pub async fn probe(&self) -> Result<String, String> {
+        let configured = format!("{} key(s) in the config", self.keys.len());
+        let Some(jwks) = &self.jwks else { return Ok(configured) };
+        jwks.refresh().await?;
+        Ok(format!("{configured}, {} at {}", jwks.keys().len(), jwks.url()))
+    }
+
+    /// Checks a token without waiting.
+    ///
+    /// # Errors
+    /// Why it proves nothing.
+    pub fn check_now(&self, token: &str, now: SystemTime) -> Result<Checked, TokenError> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(TokenError::TooLong);
+        }
+        let digest: [u8; 32] = Sha256::digest(token).into();
+        if let Some(grant) = self.remembered.find(&digest) {
+            // Its life may have ended since.
+            self.rules.is_alive(grant.until, now)?;
+            return Ok(Checked::Good(grant));
+        }
+        let header = Header::of(token)?;
+        let known = self.jwks.as_ref().map(|jwks| jwks.keys());
+        let candidates = || self.keys.iter().chain(known.as_ref().into_iter().flat_map(|keys| keys.iter()));
+        let mut candidates: Vec<&TokenKey> = match &header.kid {
+            Some(kid) => candidates().filter(|key| **key.kid() == **kid).collect(),
+            None => candidates().collect(),
+        };
+        if candidates.is_empty() || (header.kid.is_none() && self.jwks.as_ref().is_some_and(|jwks| jwks.is_empty())) {
+            return if self.jwks.is_some() { Ok(Checked::NeedsKeys) } else { Err(TokenError::UnknownKey) };
+        }
+        candidates.retain(|key| key.is_for(&header.alg));
+        if candidates.is_empty() {
+            return Err(TokenError::Algorithm);
+        }
+        let key = candidates.into_iter().find(|key| key.verifies(token)).ok_or(TokenError::Signature)?;
+        let grant = Arc::new(self.rules.grant(&Claims::of(token)?, key.kid(), now)?);
+        self.remembered.keep(digest, grant.clone());
+        if let Some(jwks) = &self.jwks {
+            jwks.refresh_behind();
+        }
+        Ok(Checked::Good(grant))
+    }
+
+    /// Checks a token, with a fresh key set where it names a key that is not known.
+    ///
+    /// # Errors
+    /// Why it proves nothing; in the second place, that nobody can tell because there is no key set.
+    pub async fn check(&self, token: &str, now: SystemTime) -> Result<Result<Arc<Grant>, TokenError>, String> {
+        match self.check_now(token, now) {
+            Ok(Checked::Good(grant)) => return Ok(Ok(grant)),
+            Ok(Checked::NeedsKeys) => {}
+            Err(error) => return Ok(Err(error)),
+        }
+        if let Some(jwks) = &self.jwks {
+            jwks.refresh().await?;
+        }
+        Ok(match self.check_now(token, now) {
+            Ok(Checked::Good(grant)) => Ok(grant),
+            Ok(Checked::NeedsKeys) => Err(TokenError::UnknownKey),
+            Err(error) => Err(error),
+        })
+    }
+}
+
+/// Tokens that were verified, by their digest. Each has one place, which the latest takes over: bounded, and looked up
+/// without a lock.
+struct Remembered {
+    hasher: RandomState,
+    places: Box<[ArcSwapOption<(Instant, [u8; 32], Arc<Grant>)>]>,
+}
+
+impl Default for Remembered {
+    fn default() -> Self {
+        Self { hasher: RandomState::new(), places: (0..PLACES).map(|_| ArcSwapOption::empty()).collect() }
+    }
+}
+
+impl std::fmt::Debug for Remembered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Remembered")
+    }
+}
+
+impl Remembered {
+    fn find(&self, digest: &[u8; 32]) -> Option<Arc<Grant>> {
+        let place = self.place(digest).load();
+        let (since, of, grant) = place.as_deref()?;
+        (of == digest && since.elapsed() < REMEMBERED).then(|| grant.clone())
+    }
+
+    fn keep(&self, digest: [u8; 32], grant: Arc<Grant>) {
+        self.place(&digest).store(Some(Arc::new((Instant::now(), digest, grant))));
+    }
+
+    fn place(&self, digest: &[u8; 32]) -> &ArcSwapOption<(Instant, [u8; 32], Arc<Grant>)> {
+        &self.places[self.hasher.hash_one(digest) as usize % PLACES]
+    }
+}
+
+#[cfg(test)]
+mod tests;
