@@ -119,7 +119,7 @@ impl App {
                 return Err(BuildError::NeedsRestart(key));
             }
         }
-        Self::assemble(config, Verifier::new(config)?, self.metrics.clone(), self.pool.clone())
+        Self::assemble(config, self.verifier.renewed(config)?, self.metrics.clone(), self.pool.clone())
     }
 
     fn assemble(
@@ -195,6 +195,11 @@ impl App {
         if let Some(counter) = self.key_uses.get(signed.key_id()) {
             counter.inc();
         }
+    }
+
+    /// The origin whose scripts may ask, where there is one.
+    pub fn allowed_origin(&self) -> Option<&str> {
+        self.config.headers.access_control_allow_origin.as_deref()
     }
 
     /// The header that says who asks, where it can be believed: on a unix socket nobody but the web server comes in.

@@ -49,9 +49,22 @@ impl Verifier {
     /// # Errors
     /// The first key that is not usable.
     pub fn new(config: &Config) -> Result<Self, KeyError> {
+        Self::knowing(config, None)
+    }
+
+    /// A verifier for a changed config. What was fetched for this one is still known: a reload must not depend on the network.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn renewed(&self, config: &Config) -> Result<Self, KeyError> {
+        Self::knowing(config, self.tokens.as_deref())
+    }
+
+    fn knowing(config: &Config, known: Option<&Tokens>) -> Result<Self, KeyError> {
         let table = RouteTable::new(config)?;
         let has = |mode| table.routes().iter().any(|route| route.auth == mode);
         let tokens = has(AuthMode::Jwt).then(|| Tokens::new(&config.auth.jwt)).transpose()?;
+        let tokens = tokens.map(|tokens| known.into_iter().fold(tokens, Tokens::with_keys_of));
         let forward = has(AuthMode::Forward).then(|| Forward::new(&config.auth.forward)).transpose();
         Ok(Self {
             tokens: tokens.map(Arc::new),

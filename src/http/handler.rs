@@ -10,7 +10,10 @@ use http_body_util::{Either, Full};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Uri,
     body::{Body as _, Incoming},
-    header::{ALLOW, HeaderName, HeaderValue, TRANSFER_ENCODING},
+    header::{
+        ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+        ACCESS_CONTROL_MAX_AGE, ALLOW, HeaderName, HeaderValue, TRANSFER_ENCODING,
+    },
     http::uri::PathAndQuery,
 };
 
@@ -100,7 +103,7 @@ pub async fn serve(
     let (route, url) = app.verifier.table().resolve(uri.path(), uri.query()).map_err(RequestError::Url)?;
     match *method {
         Method::GET | Method::HEAD => {}
-        Method::OPTIONS => return Ok((options(), Outcome::Hit)),
+        Method::OPTIONS => return Ok((options(app, route), Outcome::Hit)),
         _ => return Err(RequestError::Method),
     }
     let target = uri.path_and_query().map_or("/", PathAndQuery::as_str);
@@ -337,10 +340,20 @@ pub fn explain_gone(verified: &VerifiedRequest<'_>, error: EnsureError) -> Reque
     }
 }
 
-fn options() -> Response<Body> {
+/// What may be asked. A script of the allowed origin that sends a token asks this first (Fetch, 4.8).
+fn options(app: &App, route: &Route) -> Response<Body> {
     let mut response = Response::new(Either::Left(Full::default()));
     *response.status_mut() = StatusCode::NO_CONTENT;
-    response.headers_mut().insert(ALLOW, ALLOWED);
+    let headers = response.headers_mut();
+    headers.insert(ALLOW, ALLOWED);
+    if route.auth != AuthMode::Off
+        && let Some(origin) = app.allowed_origin().and_then(|origin| HeaderValue::try_from(origin).ok())
+    {
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, ALLOWED);
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("Authorization, Range"));
+        headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    }
     response
 }
 

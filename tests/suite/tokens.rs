@@ -13,7 +13,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    harness::{Response, Site},
+    harness::{Response, Site, wait_for},
     vectors,
 };
 
@@ -213,6 +213,28 @@ fn private_and_public_share_the_bytes_and_not_the_caching() {
 }
 
 #[test]
+fn a_script_of_the_allowed_origin_may_send_a_token() {
+    let (site, vectors) =
+        token_site(&format!("{CONFIG}[headers]\naccess_control_allow_origin = \"https://app.example\"\n"));
+    let site = site.with_nginx();
+    let ask = "Origin: https://app.example\r\nAccess-Control-Request-Method: GET\r\nAccess-Control-Request-Headers: authorization\r\n";
+    let private = site.sign(&["media/a.jpg", "width-60", "--route", "private"]);
+    let answer = site.nginx("OPTIONS", &private, ask);
+    assert_eq!(answer.status, 204);
+    for (name, value) in [
+        ("access-control-allow-origin", "https://app.example"),
+        ("access-control-allow-headers", "Authorization, Range"),
+        ("access-control-allow-methods", "GET, HEAD, OPTIONS"),
+    ] {
+        assert_eq!(answer.header(name).as_deref(), Some(value));
+    }
+    let image = site.nginx("GET", &private, &bearer(row(&vectors, "HS256")));
+    assert_eq!(image.header("access-control-allow-origin").as_deref(), Some("https://app.example"));
+    let public = site.sign(&["media/a.jpg", "width-60", "--route", "public"]);
+    assert_eq!(site.nginx("OPTIONS", &public, ask).header("access-control-allow-headers"), None);
+}
+
+#[test]
 fn caching_ends_with_the_token() {
     let (site, _) = token_site(CONFIG);
     let url = site.sign(&["media/a.jpg", "width-60", "--route", "private"]);
@@ -301,6 +323,8 @@ fn log_only_refuses_nobody_and_says_so() {
         assert_eq!(answer.header("x-sendimage-cache-control").as_deref(), Some("max-age=3600, public"));
         assert_eq!(answer.header("x-sendimage-vary"), None);
     }
+    // The log has a writer of its own.
+    let _ = wait_for(Duration::from_secs(5), || site.log().matches("were log_only off").count() == 3);
     let log = site.log();
     for reason in ["there is no token", "the token has expired", "the token does not allow this image"] {
         assert!(log.contains(reason), "{reason:?} is not in\n{log}");
@@ -311,7 +335,7 @@ fn log_only_refuses_nobody_and_says_so() {
     site.configure(&config.replace("presets_only = true\n", ""));
     let free = site.sign(&["media/a.jpg", "width-61"]);
     assert!(served(&site.gate("GET", &free, &bearer(row(&vectors, "HS256")))));
-    assert!(site.log().contains("presets only"), "{}", site.log());
+    assert!(wait_for(Duration::from_secs(5), || site.log().contains("presets only")).is_ok(), "{}", site.log());
 }
 
 #[test]
@@ -348,6 +372,7 @@ fn explain_says_which_rule_and_never_the_token() {
     // A refusal of a moment ago, by its id.
     let refused = site.gate("GET", &url, "X-Real-IP: 192.0.2.7\r\n");
     let id = refused.header("x-request-id").unwrap();
+    assert!(wait_for(Duration::from_secs(5), || site.log().contains(&id)).is_ok());
     let log = site.path("log").display().to_string();
     let output = std::process::Command::new(crate::harness::SENDIMAGE)
         .args(["explain", "--request", &id, "--log", &log])

@@ -59,7 +59,8 @@ impl Places {
 
 /// The token of `Bearer TOKEN` (RFC 6750, 2.1); the scheme's case does not matter. Other schemes are somebody else's business.
 fn bearer(value: &str) -> Option<&str> {
-    let (scheme, token) = value.split_once(' ')?;
+    // A scheme alone is an empty token, which agrees with no other.
+    let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_matches(' '))
 }
 
@@ -97,6 +98,7 @@ mod tests {
         for (headers, query) in [
             (&[("authorization", "Bearer a"), ("cookie", "image_token=b")][..], &[][..]),
             (&[("authorization", "Bearer a"), ("authorization", "Bearer b")], &[]),
+            (&[("authorization", "Bearer"), ("cookie", "image_token=b")], &[]),
             (&[("cookie", "image_token=a; image_token=b")], &[]),
             (&[("cookie", "image_token=a"), ("cookie", "image_token=b")], &[]),
             (&[("cookie", "image_token=a; image_token=")], &[]),

@@ -174,6 +174,16 @@ impl Tokens {
         })
     }
 
+    /// The same, with the key set that another checker has fetched from the same place already.
+    pub fn with_keys_of(mut self, other: &Self) -> Self {
+        if let (Some(ours), Some(theirs)) = (&self.jwks, &other.jwks)
+            && ours.url() == theirs.url()
+        {
+            self.jwks = Some(theirs.clone());
+        }
+        self
+    }
+
     /// Where tokens are looked for.
     pub fn places(&self) -> &Places {
         &self.places
@@ -207,18 +217,20 @@ impl Tokens {
         let header = Header::of(token)?;
         let known = self.jwks.as_ref().map(|jwks| jwks.keys());
         let candidates = || self.keys.iter().chain(known.as_ref().into_iter().flat_map(|keys| keys.iter()));
-        let mut candidates: Vec<&TokenKey> = match &header.kid {
-            Some(kid) => candidates().filter(|key| **key.kid() == **kid).collect(),
-            None => candidates().collect(),
+        let candidates: Vec<&TokenKey> =
+            candidates().filter(|key| header.kid.as_deref().is_none_or(|kid| **key.kid() == *kid)).collect();
+        let mut right = candidates.iter().filter(|key| key.is_for(&header.alg)).peekable();
+        let has_right = right.peek().is_some();
+        let Some(key) = right.find(|key| key.verifies(token)) else {
+            let is_named = header.kid.is_some();
+            // A fresh set may have the key that is named; without any set, any key may be in it.
+            return match &self.jwks {
+                Some(jwks) if (candidates.is_empty() && is_named) || jwks.is_empty() => Ok(Checked::NeedsKeys),
+                _ if candidates.is_empty() => Err(TokenError::UnknownKey),
+                _ if has_right => Err(TokenError::Signature),
+                _ => Err(TokenError::Algorithm),
+            };
         };
-        if candidates.is_empty() || (header.kid.is_none() && self.jwks.as_ref().is_some_and(|jwks| jwks.is_empty())) {
-            return if self.jwks.is_some() { Ok(Checked::NeedsKeys) } else { Err(TokenError::UnknownKey) };
-        }
-        candidates.retain(|key| key.is_for(&header.alg));
-        if candidates.is_empty() {
-            return Err(TokenError::Algorithm);
-        }
-        let key = candidates.into_iter().find(|key| key.verifies(token)).ok_or(TokenError::Signature)?;
         let grant = Arc::new(self.rules.grant(&Claims::of(token)?, key.kid(), now)?);
         self.remembered.keep(digest, grant.clone());
         if let Some(jwks) = &self.jwks {
