@@ -129,7 +129,7 @@ impl Listener {
     /// Stops listening. Whoever waited in a socket of our own, up to `limit` of them, is still to be answered: nobody after us
     /// would.
     fn close(self, limit: usize) -> Vec<Box<dyn Stream>> {
-        let accept: Box<dyn Fn() -> io::Result<Option<Box<dyn Stream>>>> = match self {
+        let accept: Accept = match self {
             Self::Tcp(_, Owner::Manager) | Self::Unix(_, Owner::Manager) => return Vec::new(),
             Self::Tcp(listener, Owner::Us(_)) => {
                 let Ok(listener) = listener.into_std() else { return Vec::new() };
@@ -249,6 +249,9 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Takes the next connection out of a backlog: an error where there is none, nothing where it cannot be used.
+type Accept = Box<dyn Fn() -> io::Result<Option<Box<dyn Stream>>>>;
 
 fn boxed(stream: impl Stream + 'static) -> Box<dyn Stream> {
     Box::new(stream)

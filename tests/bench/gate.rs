@@ -8,15 +8,21 @@ use std::{
     path::Path,
     process::ExitCode,
     sync::{Arc, LazyLock},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use divan::Bencher;
-use hyper::{HeaderMap, Method, Uri};
+use hyper::{HeaderMap, Method, Uri, header::AUTHORIZATION};
 use sendimage::{
-    access::{Link, Scheme, Subject, Verifier},
+    access::{
+        Link, Scheme, Subject, Verifier,
+        token::{Minted, Tokens, mint},
+    },
     app::{self, App},
-    config::{Config, Existence, Secret, SigningKeyConfig, SourceConfig, SourceKind},
+    config::{
+        AuthMode, Config, Existence, JwtConfig, Secret, SigningKeyConfig, SourceConfig, SourceKind, TokenAlgorithm,
+        TokenKeyConfig,
+    },
     http::serve,
     metrics::Outcome,
     model::{ImageFormat, Orientation, Size, SourceFacts},
@@ -42,8 +48,7 @@ fn config(keys: usize) -> Config {
         .map(|number| SigningKeyConfig {
             id: format!("key-{number}"),
             secret: Some(Secret::new(format!("0123456789abcdef-{number}"))),
-            secret_base64: None,
-            secret_file: None,
+            ..SigningKeyConfig::default()
         })
         .collect();
     config.signing.wagtail_keys = vec![Secret::new("a site's SECRET_KEY, fifty characters long or so".into())];
@@ -69,7 +74,7 @@ mod proof {
         let target = target(&verifier);
         let now = SystemTime::now();
         let verify = || match verifier.table().resolve(black_box(&target), None) {
-            Ok((route, url)) => verifier.verify(route, &url, now).is_ok(),
+            Ok((route, url)) => verifier.verify_signature(route, &url, now).is_ok(),
             Err(_) => false,
         };
         assert_eq!(verify(), good);
@@ -113,6 +118,65 @@ mod proof {
     fn every_character_escaped(bencher: Bencher<'_, '_>) {
         let subject = Subject::Path { source: "media".into(), path: "ü".repeat(1000).into() };
         bench(bencher, 1, true, |verifier| signed(verifier, Scheme::Native, &subject, SPEC));
+    }
+}
+
+/// From a token's text to what it allows. The keys are those of the vectors; their tokens are good until 2100.
+mod token {
+    use super::*;
+
+    fn tokens() -> (Tokens, serde_json::Value) {
+        let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/tokens/tokens.json");
+        let vectors: serde_json::Value = serde_json::from_slice(&std::fs::read(vectors).unwrap()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = |kid: &str| {
+            let path = folder.path().join(kid);
+            std::fs::write(&path, vectors["keys"][kid].as_str().unwrap()).unwrap();
+            Some(path)
+        };
+        let key = |kid: &str, algorithm, secret_file, public_key_file| {
+            let (secret, secret_base64) = (None, None);
+            TokenKeyConfig { kid: kid.into(), algorithm, secret, secret_base64, secret_file, public_key_file }
+        };
+        let keys = vec![
+            key("hs", TokenAlgorithm::HS256, file("hs"), None),
+            key("rs", TokenAlgorithm::RS256, None, file("rs")),
+            key("es", TokenAlgorithm::ES256, None, file("es")),
+            key("ed", TokenAlgorithm::EdDSA, None, file("ed")),
+        ];
+        let (audience, issuer) = (Some("images".into()), Some("https://site.example".into()));
+        (Tokens::new(&JwtConfig { keys, audience, issuer, ..JwtConfig::default() }).unwrap(), vectors)
+    }
+
+    fn token<'v>(vectors: &'v serde_json::Value, name: &str) -> &'v str {
+        let mut rows = vectors["rows"].as_array().unwrap().iter();
+        rows.find(|row| row["name"] == name).unwrap()["token"].as_str().unwrap()
+    }
+
+    #[divan::bench]
+    fn remembered(bencher: Bencher<'_, '_>) {
+        let (tokens, vectors) = tokens();
+        let (token, now) = (token(&vectors, "ES256"), SystemTime::now());
+        assert!(tokens.check_now(token, now).is_ok());
+        bencher.bench_local(|| tokens.check_now(black_box(token), now).is_ok());
+    }
+
+    /// As the first of a visitor's requests finds it: nothing is remembered.
+    #[divan::bench(args = ["HS256", "RS256", "ES256", "EdDSA"])]
+    fn first_seen(bencher: Bencher<'_, '_>, name: &str) {
+        let (checker, vectors) = tokens();
+        let (token, now) = (token(&vectors, name), SystemTime::now());
+        bencher
+            .with_inputs(|| checker.forget())
+            .bench_local_values(|()| checker.check_now(black_box(token), now).is_ok());
+    }
+
+    #[divan::bench(args = ["HS256 by another key", "ES256 by another key", "none", "dots"])]
+    fn refused(bencher: Bencher<'_, '_>, name: &str) {
+        let (tokens, vectors) = tokens();
+        let (token, now) = (token(&vectors, name), SystemTime::now());
+        assert!(tokens.check_now(token, now).is_err());
+        bencher.bench_local(|| tokens.check_now(black_box(token), now).is_err());
     }
 }
 
@@ -196,9 +260,15 @@ mod hit {
         _folder: tempfile::TempDir,
         app: Arc<App>,
         target: Uri,
+        headers: HeaderMap,
     }
 
     fn service(existence: Existence) -> Service {
+        service_with(existence, |_| HeaderMap::new())
+    }
+
+    /// A service with a config changed by `change`, which says too what the requests' headers are.
+    fn service_with(existence: Existence, change: impl FnOnce(&mut Config) -> HeaderMap) -> Service {
         let folder = tempfile::tempdir().unwrap();
         let root = |name: &str| folder.path().join(name);
         let photo = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/images/photo_land.jpg");
@@ -209,18 +279,19 @@ mod hit {
         config.store.root = root("renditions");
         config.store.existence = existence;
         config.render.workers = 1;
+        let headers = change(&mut config);
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         let app = runtime.block_on(App::build(&config)).unwrap();
         let subject = Subject::Path { source: "media".into(), path: "beach.jpg".into() };
         let target: Uri = signed(&app.verifier, Scheme::Native, &subject, "width-60").parse().unwrap();
-        let service = Service { runtime, _folder: folder, app, target };
+        let service = Service { runtime, _folder: folder, app, target, headers };
         assert_eq!([(); 3].map(|()| service.ask()), [Outcome::Rendered, Outcome::Hit, Outcome::Hit]);
         service
     }
 
     impl Service {
         fn ask(&self) -> Outcome {
-            self.runtime.block_on(serve(&self.app, &Method::GET, &self.target, &HeaderMap::new())).unwrap().1
+            self.runtime.block_on(serve(&self.app, &Method::GET, &self.target, &self.headers, "id")).unwrap().1
         }
     }
 
@@ -239,6 +310,32 @@ mod hit {
     #[divan::bench]
     fn assume(bencher: Bencher<'_, '_>) {
         static SERVICE: LazyLock<Service> = LazyLock::new(|| service(Existence::Assume));
+        bencher.bench_local(|| SERVICE.ask());
+    }
+    #[divan::bench]
+    fn check_with_a_token(bencher: Bencher<'_, '_>) {
+        static SERVICE: LazyLock<Service> = LazyLock::new(|| {
+            service_with(Existence::Check, |config| {
+                config.auth.mode = AuthMode::Jwt;
+                config.auth.jwt.keys = vec![TokenKeyConfig {
+                    kid: "k".into(),
+                    algorithm: TokenAlgorithm::HS256,
+                    secret: Some(Secret::new("a secret that is long enough for HS256".into())),
+                    secret_base64: None,
+                    secret_file: None,
+                    public_key_file: None,
+                }];
+                let minted = Minted {
+                    subject: "anna",
+                    images: None,
+                    ttl: Duration::from_secs(600),
+                    kid: None,
+                    private_key_file: None,
+                };
+                let token = mint(&config.auth.jwt, &minted, SystemTime::now()).unwrap();
+                HeaderMap::from_iter([(AUTHORIZATION, format!("Bearer {token}").parse().unwrap())])
+            })
+        });
         bencher.bench_local(|| SERVICE.ask());
     }
 }

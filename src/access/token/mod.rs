@@ -189,6 +189,11 @@ impl Tokens {
         &self.places
     }
 
+    /// Forgets every token that was verified: the next look at each is a first one.
+    pub fn forget(&self) {
+        self.remembered.places.iter().for_each(|place| place.store(None));
+    }
+
     /// Says which keys there are, for `check`; a key set is fetched.
     ///
     /// # Errors
@@ -264,7 +269,14 @@ impl Tokens {
 /// without a lock.
 struct Remembered {
     hasher: RandomState,
-    places: Box<[ArcSwapOption<(Instant, [u8; 32], Arc<Grant>)>]>,
+    places: Box<[ArcSwapOption<Verified>]>,
+}
+
+/// A token that was verified.
+struct Verified {
+    since: Instant,
+    digest: [u8; 32],
+    grant: Arc<Grant>,
 }
 
 impl Default for Remembered {
@@ -282,15 +294,16 @@ impl std::fmt::Debug for Remembered {
 impl Remembered {
     fn find(&self, digest: &[u8; 32]) -> Option<Arc<Grant>> {
         let place = self.place(digest).load();
-        let (since, of, grant) = place.as_deref()?;
-        (of == digest && since.elapsed() < REMEMBERED).then(|| grant.clone())
+        let verified = place.as_deref()?;
+        let counts = verified.digest == *digest && verified.since.elapsed() < REMEMBERED;
+        counts.then(|| verified.grant.clone())
     }
 
     fn keep(&self, digest: [u8; 32], grant: Arc<Grant>) {
-        self.place(&digest).store(Some(Arc::new((Instant::now(), digest, grant))));
+        self.place(&digest).store(Some(Arc::new(Verified { since: Instant::now(), digest, grant })));
     }
 
-    fn place(&self, digest: &[u8; 32]) -> &ArcSwapOption<(Instant, [u8; 32], Arc<Grant>)> {
+    fn place(&self, digest: &[u8; 32]) -> &ArcSwapOption<Verified> {
         &self.places[self.hasher.hash_one(digest) as usize % PLACES]
     }
 }
