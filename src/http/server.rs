@@ -129,7 +129,7 @@ impl Listener {
     /// Stops listening. Whoever waited in a socket of our own, up to `limit` of them, is still to be answered: nobody after us
     /// would.
     fn close(self, limit: usize) -> Vec<Box<dyn Stream>> {
-        let accept: Box<dyn Fn() -> io::Result<Option<Box<dyn Stream>>>> = match self {
+        let accept: Box<Accept> = match self {
             Self::Tcp(_, Owner::Manager) | Self::Unix(_, Owner::Manager) => return Vec::new(),
             Self::Tcp(listener, Owner::Us(_)) => {
                 let Ok(listener) = listener.into_std() else { return Vec::new() };
@@ -246,6 +246,9 @@ impl Listener {
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
+
+/// Takes one connection that waits; `None` for one that is no use.
+type Accept = dyn Fn() -> io::Result<Option<Box<dyn Stream>>>;
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}

@@ -22,7 +22,7 @@ impl OomKills {
     /// Takes note of the count as it is: what was killed before is nobody's business here.
     pub fn begin(&self) {
         if let Some((file, count)) = count() {
-            self.note(file, count);
+            drop(self.note(file, count));
         }
     }
 
