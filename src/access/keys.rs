@@ -110,6 +110,9 @@ pub enum KeyError {
         /// The system's words.
         error: String,
     },
+    /// The operations listener's token is not usable.
+    #[error("ops.token: {0}")]
+    OpsToken(String),
     /// A route names a key that does not exist.
     #[error("routes.{route}.keys: there is no signing key {id:?}")]
     UnknownId {
