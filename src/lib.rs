@@ -34,6 +34,7 @@
 //! | [`renditions`] | make sure a rendition exists |
 //! | [`solved`] | hits answered before, and their answers |
 //! | [`app`] | the composition root |
+//! | [`upkeep`] | what is done to images outside of requests: purge, warm |
 //! | [`http`] | connections, requests, statuses |
 //! | [`nginx`] | the nginx config that fits ours |
 //! | [`command`] | one file for each command |
@@ -71,4 +72,6 @@ pub mod source;
 pub mod spec;
 #[forbid(unsafe_code)]
 pub mod store;
+#[forbid(unsafe_code)]
+pub mod upkeep;
 pub mod workers;

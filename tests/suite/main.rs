@@ -15,6 +15,7 @@ mod negotiation;
 mod nginx_conf;
 mod offload;
 mod operations;
+mod ops;
 mod pictures;
 mod render_cost;
 mod renders;
