@@ -4,6 +4,7 @@
 mod animations;
 mod browser;
 mod cli;
+mod clients;
 mod decoders;
 mod geometry;
 #[allow(dead_code, reason = "shared with tests/faults, which uses the rest")]
