@@ -15,7 +15,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::{
-    access::{KeyError, SignedRequest, Verifier},
+    access::{KeyError, OpsToken, SignedRequest, Verifier},
     catalogue::{Cached, Catalogue, CatalogueError, Manifest, NoCatalogue, Sqlite},
     config::{CatalogueKind, Config, ListenAddress, RenderConfig, SourceConfig, SourceKind, StoreKind},
     metrics::Metrics,
@@ -48,6 +48,8 @@ pub struct App {
     pub store: Arc<dyn Store>,
     /// Requests answered before.
     pub solved: Solved,
+    /// What `/purge`, `/warm` and `/sign` are asked with, where there are such.
+    pub ops_token: Option<OpsToken>,
     config: Config,
     pool: Arc<Pool>,
     marks: Arc<Marks>,
@@ -164,6 +166,7 @@ impl App {
             sources,
             store,
             solved: Solved::default(),
+            ops_token: OpsToken::new(&config.ops)?,
             config: config.clone(),
             pool,
             marks,
@@ -172,6 +175,11 @@ impl App {
             key_uses,
             draining: AtomicBool::new(false),
         }))
+    }
+
+    /// What all of this was made from.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     /// The offload backend of a route.

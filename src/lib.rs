@@ -36,6 +36,7 @@
 //! | [`renditions`] | make sure a rendition exists |
 //! | [`solved`] | hits answered before, and their answers |
 //! | [`app`] | the composition root |
+//! | [`upkeep`] | what is done to images outside of requests: purge, warm |
 //! | [`http`] | connections, requests, statuses |
 //! | [`front`] | the web server in front of us: its config that fits ours |
 //! | [`command`] | one file for each command |
@@ -75,4 +76,6 @@ pub mod source;
 pub mod spec;
 #[forbid(unsafe_code)]
 pub mod store;
+#[forbid(unsafe_code)]
+pub mod upkeep;
 pub mod workers;

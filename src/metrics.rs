@@ -132,6 +132,10 @@ label!(
     KindLabel { kind }
 );
 label!(
+    /// A call of the operations listener, and how it ended: `done`, `refused`, `invalid`, `failed`, `left`.
+    CallLabels { call, outcome }
+);
+label!(
     /// A signing key's id.
     KeyLabel { key }
 );
@@ -216,6 +220,12 @@ pub struct Metrics {
     pub catalogue_seconds: Histogram,
     /// `sendimage_config_reload_failed_total`: changed configs that were not usable.
     pub config_reload_failed: Counter,
+    /// `sendimage_ops_calls_total{call,outcome}`: `sign`, `purge` and `warm`, by how they ended.
+    pub ops_calls: Family<CallLabels, Counter>,
+    /// `sendimage_purged_files_total`: renditions removed by purges.
+    pub purged_files: Counter,
+    /// `sendimage_warmed_total{outcome}`: renditions asked for ahead of time: `created`, `present`, `failed`.
+    pub warmed: Family<OutcomeLabel, Counter>,
     /// `sendimage_key_uses_total{key}`: signatures that verified, by key id.
     pub key_uses: Family<KeyLabel, Counter>,
 }
@@ -250,6 +260,9 @@ impl Metrics {
             store_errors: Family::default(),
             catalogue_seconds,
             config_reload_failed: Counter::default(),
+            ops_calls: Family::default(),
+            purged_files: Counter::default(),
+            warmed: Family::default(),
             key_uses: Family::default(),
             registry: Registry::default(),
         };
@@ -293,6 +306,9 @@ impl Metrics {
         );
         registry.register("log_dropped", "Log lines dropped because nobody read them", metrics.log_dropped.clone());
         registry.register("auth", "What was said about who asks, by outcome", auth_by_outcome);
+        registry.register("ops_calls", "Calls of the operations listener by outcome", metrics.ops_calls.clone());
+        registry.register("purged_files", "Renditions removed by purges", metrics.purged_files.clone());
+        registry.register("warmed", "Renditions asked for ahead of time, by outcome", metrics.warmed.clone());
         registry.register("key_uses", "Signatures that verified, by key id", metrics.key_uses.clone());
         Self { registry, ..metrics }
     }
@@ -332,6 +348,21 @@ impl Metrics {
     /// The counter of one signing key's uses, taken out of its family once.
     pub fn key_counter(&self, key: &str) -> Counter {
         self.key_uses.get_or_create_owned(&KeyLabel { key: key.into() })
+    }
+
+    /// Counts a call of the operations listener.
+    pub fn ops_call(&self, call: &str, outcome: &str) {
+        self.ops_calls.get_or_create(&CallLabels { call: call.into(), outcome: outcome.into() }).inc();
+    }
+
+    /// Counts renditions that a purge has removed.
+    pub fn purged(&self, files: u64) {
+        self.purged_files.inc_by(files);
+    }
+
+    /// Counts renditions that were asked for ahead of time.
+    pub fn warmed(&self, outcome: &str, renditions: u64) {
+        self.warmed.get_or_create(&OutcomeLabel { outcome: outcome.into() }).inc_by(renditions);
     }
 
     /// Counts a render's end.

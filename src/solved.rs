@@ -7,6 +7,7 @@
 //! does.
 
 use std::{
+    collections::HashSet,
     hash::{BuildHasher as _, RandomState},
     sync::Arc,
     time::Duration,
@@ -18,7 +19,7 @@ use hyper::{HeaderMap, Response, StatusCode};
 
 use crate::{
     access::{Subject, VerifiedRequest},
-    model::{ImageId, SourceImage},
+    model::{ImageId, SourceImage, SourceRef},
     offload::{Body, Caching, OffloadError},
     renditions::Planned,
     spec::Accepted,
@@ -91,6 +92,16 @@ impl Solved {
             headers: response.headers().clone(),
         };
         self.place(verified, accepted).store(Some(Arc::new(answer)));
+    }
+
+    /// Forgets the answers about these source images.
+    pub fn forget(&self, locations: &HashSet<SourceRef>) {
+        for place in &self.places {
+            let is_of = |answer: &Arc<Answer>| locations.contains(&answer.image.location);
+            if place.load().as_ref().is_some_and(is_of) {
+                place.store(None);
+            }
+        }
     }
 
     fn place(&self, verified: &VerifiedRequest<'_>, accepted: Option<Accepted>) -> &ArcSwapOption<Answer> {

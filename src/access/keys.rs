@@ -137,6 +137,9 @@ pub enum KeyError {
     /// `[auth.forward]` cannot be asked at all.
     #[error("auth.forward.url: {0}")]
     Forward(String),
+    /// The operations listener's token is not usable.
+    #[error("ops.token: {0}")]
+    OpsToken(String),
     /// A route names a key that does not exist.
     #[error("routes.{route}.keys: there is no signing key {id:?}")]
     UnknownId {

@@ -33,7 +33,7 @@ impl<'a> Link<'a> {
 }
 
 impl Verifier {
-    /// Makes a signed URL's path and query, with the route's first key of the scheme that is alive.
+    /// Makes a signed URL's path and query, with the route's first key of the scheme that signs for it.
     ///
     /// Returns `None` when the route has no key of this scheme, or the scheme cannot sign the subject or the query.
     pub fn sign(&self, route: &Route, scheme: Scheme, link: &Link<'_>) -> Option<String> {
@@ -46,16 +46,25 @@ impl Verifier {
             (Scheme::Native, subject) => {
                 let expires = expires.map(|seconds| seconds.to_string());
                 let fields = NativeFields { subject, filter_spec, expires: expires.as_deref(), download };
-                signing_key(route)?.mac.sign(&fields)
+                self.signing_key(route, subject, filter_spec)?.mac.sign(&fields)
             }
         };
         let prefix = &route.prefix;
         Some(UrlParts { prefix, signature: &signature, subject, filter_spec, filename, expires, download }.build())
     }
-}
-
-/// The first of the keys that may be used now. One whose life has not begun is there to verify what another host signs.
-fn signing_key(route: &Route) -> Option<&NativeKey> {
-    let now = SystemTime::now();
-    route.native_keys.iter().find(|key| key.scope.is_alive(now).is_ok())
+    /// The first of the route's keys that signs for this now. One whose life has not begun is there to verify what another
+    /// host signs.
+    fn signing_key<'a>(&self, route: &'a Route, subject: &Subject<'_>, filter_spec: &str) -> Option<&'a NativeKey> {
+        let now = SystemTime::now();
+        let is_preset = self.table().preset(filter_spec).is_some();
+        route.native_keys.iter().find(|key| {
+            let scope = key.scope();
+            let has_source = match subject {
+                Subject::Path { source, .. } => scope.has_source(source),
+                // Which source an id is in, its catalogue knows.
+                Subject::Id(_) => true,
+            };
+            scope.is_alive(now).is_ok() && has_source && (is_preset || !scope.presets_only)
+        })
+    }
 }

@@ -7,6 +7,8 @@
 mod forward;
 mod keys;
 mod link;
+mod links;
+mod ops_token;
 mod proof;
 mod refusal;
 mod route;
@@ -19,6 +21,8 @@ mod verifier;
 pub use forward::SiteRefusal;
 pub use keys::{KeyError, KeyRing, NativeKey, WagtailKey, fresh_secret};
 pub use link::Link;
+pub use links::{LinkError, Links, Renditions, Wanted, parse_life};
+pub use ops_token::OpsToken;
 pub use proof::{ImageRef, SignedRequest, VerifiedRequest};
 pub use refusal::{Refusal, VerifyError};
 pub use route::{Route, RouteTable};

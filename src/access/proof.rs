@@ -60,7 +60,7 @@ pub struct SignedRequest<'a> {
 impl<'a> SignedRequest<'a> {
     /// What the URL refers to.
     pub fn image(&self) -> ImageRef {
-        image_ref(&self.url.subject)
+        self.url.subject.image()
     }
 
     /// The text of the same: equal texts refer to the same.
@@ -214,13 +214,16 @@ impl VerifiedRequest<'_> {
     }
 }
 
-fn image_ref(subject: &Subject<'_>) -> ImageRef {
-    match subject {
-        Subject::Id(id) => id.parse().map_or(ImageRef::Nothing, |id| ImageRef::Id(ImageId(id))),
-        Subject::Path { source, path } => match MediaPath::parse(path) {
-            Ok(path) => ImageRef::Path(SourceRef { source: source.clone().into_owned(), path }),
-            Err(_) => ImageRef::Nothing,
-        },
+impl Subject<'_> {
+    /// What it refers to.
+    pub fn image(&self) -> ImageRef {
+        match self {
+            Self::Id(id) => id.parse().map_or(ImageRef::Nothing, |id| ImageRef::Id(ImageId(id))),
+            Self::Path { source, path } => match MediaPath::parse(path) {
+                Ok(path) => ImageRef::Path(SourceRef { source: source.clone().into_owned(), path }),
+                Err(_) => ImageRef::Nothing,
+            },
+        }
     }
 }
 
@@ -235,9 +238,9 @@ mod tests {
 
     #[test]
     fn ids_beyond_64_bits_refer_to_nothing() {
-        assert_eq!(image_ref(&Subject::Id("10000000000000000000000000".into())), ImageRef::Nothing);
-        assert_eq!(image_ref(&Subject::Id("007".into())), ImageRef::Id(ImageId(7)));
+        assert_eq!(Subject::Id("10000000000000000000000000".into()).image(), ImageRef::Nothing);
+        assert_eq!(Subject::Id("007".into()).image(), ImageRef::Id(ImageId(7)));
         let path = Subject::Path { source: "m".into(), path: "a\\b".into() };
-        assert_eq!(image_ref(&path), ImageRef::Nothing);
+        assert_eq!(path.image(), ImageRef::Nothing);
     }
 }

@@ -40,15 +40,24 @@ impl Cached {
             return Ok(answer);
         }
         match self.fresh.try_get_with(id, self.inner.find(id)).await {
-            Ok(answer) => {
-                match &answer {
-                    Some(image) => self.known.insert(id, image.clone()),
-                    None => self.known.invalidate(&id),
-                }
-                Ok(answer)
-            }
+            Ok(answer) => Ok(self.learn(id, answer)),
             Err(error) => self.last_known(id, &error),
         }
+    }
+
+    async fn look_up_afresh(&self, id: ImageId) -> Found {
+        let answer = self.inner.find(id).await?;
+        // Whoever asks from now on shall not be told of an older row.
+        self.fresh.insert(id, answer.clone()).await;
+        Ok(self.learn(id, answer))
+    }
+
+    fn learn(&self, id: ImageId, answer: Option<Arc<SourceImage>>) -> Option<Arc<SourceImage>> {
+        match &answer {
+            Some(image) => self.known.insert(id, image.clone()),
+            None => self.known.invalidate(&id),
+        }
+        answer
     }
 
     /// A row known from before, when the catalogue is away. A bad row is an answer, not an absence.
@@ -75,6 +84,14 @@ impl Catalogue for Cached {
             Poll::Ready(answer) => answer.flatten(),
             Poll::Pending => None,
         }
+    }
+
+    fn find_afresh(&self, id: ImageId) -> Finding<'_> {
+        Box::pin(self.look_up_afresh(id))
+    }
+
+    fn recall(&self, id: ImageId) -> Option<Arc<SourceImage>> {
+        self.known.get(&id)
     }
 
     fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>> {
@@ -132,5 +149,20 @@ mod tests {
         assert_eq!(cached.find(ImageId(2)).await, Err(CatalogueError::TimedOut), "an unknown one is 503, not 404");
         away.store(false, SeqCst);
         assert_eq!(cached.find(ImageId(2)).await, Ok(None), "failures are not remembered");
+    }
+
+    #[tokio::test]
+    async fn afresh_is_past_every_memory_and_what_was_is_recalled() {
+        let inner = Switchable::default();
+        let (away, asked) = (inner.away.clone(), inner.asked.clone());
+        let cached = Cached::new(Box::new(inner), Duration::from_secs(60), Duration::from_secs(60));
+        assert_eq!(cached.recall(ImageId(1)), None);
+        cached.find(ImageId(1)).await.unwrap();
+        cached.find_afresh(ImageId(1)).await.unwrap();
+        cached.find(ImageId(1)).await.unwrap();
+        assert_eq!(asked.load(SeqCst), 2);
+        assert!(cached.recall(ImageId(1)).is_some() && cached.recall(ImageId(2)).is_none());
+        away.store(true, SeqCst);
+        assert_eq!(cached.find_afresh(ImageId(1)).await, Err(CatalogueError::TimedOut));
     }
 }

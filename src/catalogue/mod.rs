@@ -34,6 +34,16 @@ pub trait Catalogue: Send + Sync {
         None
     }
 
+    /// As [`Self::find`], past every memory: the row as it is at this moment.
+    fn find_afresh(&self, id: ImageId) -> Finding<'_> {
+        self.find(id)
+    }
+
+    /// What is remembered of an image's row, however old: where a changed or deleted one used to point.
+    fn recall(&self, _: ImageId) -> Option<Arc<SourceImage>> {
+        None
+    }
+
     /// Asks the backend whether it is there, for `check` and readiness: a sentence about it.
     fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>>;
 }

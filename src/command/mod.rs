@@ -22,9 +22,10 @@ use clap::{Args, Parser, Subcommand};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 
 use crate::{
-    access::{KeyError, Route, Subject, Verifier},
+    access::KeyError,
     app::BuildError,
     config::{Config, ConfigError, Loaded, LogConfig, LogFormat, LogLevel, load},
+    spec::{FilterSpec, SpecError},
 };
 
 /// Exit code of a command that failed.
@@ -219,34 +220,6 @@ fn start_log(config: &LogConfig) -> Log {
     Log { dropped, _writer: guard }
 }
 
-/// `42` or `source/path`.
-fn subject(reference: &str) -> Result<Subject<'static>, CommandError> {
-    let is_id = !reference.is_empty() && reference.bytes().all(|b| b.is_ascii_digit());
-    if is_id {
-        return Ok(Subject::Id(reference.to_owned().into()));
-    }
-    match reference.split_once('/') {
-        Some((source, path)) if crate::model::MediaPath::parse(path).is_ok() && !source.is_empty() => {
-            Ok(Subject::Path { source: source.to_owned().into(), path: path.to_owned().into() })
-        }
-        _ => {
-            Err(anyhow::anyhow!("{reference:?} is neither an image id (42) nor a source and a path (media/a/b.jpg)")
-                .into())
-        }
-    }
-}
-
-/// The route that a command means: the named one, else the only one, else the one called `images`.
-fn route<'a>(verifier: &'a Verifier, name: Option<&str>) -> Result<&'a Route, CommandError> {
-    let routes = verifier.table().routes();
-    let names = || routes.iter().map(|route| route.name.as_ref()).collect::<Vec<_>>().join(", ");
-    let found = match (name, routes) {
-        (None, [only]) => Some(only),
-        (name, routes) => routes.iter().find(|route| *route.name == *name.unwrap_or("images")),
-    };
-    found.ok_or_else(|| anyhow::anyhow!("choose a route with --route: {}", names()).into())
-}
-
 /// A config file's place, for messages.
 fn origin(loaded_from: Option<&Path>) -> String {
     loaded_from.map_or("defaults and environment".into(), |file| file.display().to_string())
@@ -259,13 +232,16 @@ fn print_json(value: &impl serde::Serialize) -> CommandResult {
     Ok(())
 }
 
-/// Refuses a spec that is no spec and no preset, with a mark under the place.
+/// Refuses a spec that is no spec and no preset.
 fn check_spec(config: &Config, text: &str) -> CommandResult {
-    if config.presets.contains_key(text) {
-        return Ok(());
+    match config.presets.contains_key(text) {
+        true => Ok(()),
+        false => FilterSpec::parse(text).map(drop).map_err(|error| bad_spec(text, error)),
     }
-    crate::spec::FilterSpec::parse(text).map(drop).map_err(|error| {
-        let before = text.get(..error.offset).unwrap_or(text).chars().count();
-        anyhow::anyhow!("not a filter spec: {}\n  {text}\n  {}^", error.problem, " ".repeat(before)).into()
-    })
+}
+
+/// What is wrong with a spec, with a mark under the place.
+fn bad_spec(text: &str, error: SpecError) -> CommandError {
+    let before = text.get(..error.offset).unwrap_or(text).chars().count();
+    anyhow::anyhow!("not a filter spec: {}\n  {text}\n  {}^", error.problem, " ".repeat(before)).into()
 }

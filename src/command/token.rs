@@ -8,8 +8,11 @@ use std::{
 use clap::Args;
 use serde_json::json;
 
-use super::{CommandResult, ConfigArgument, print_json, sign::duration};
-use crate::access::token::{Minted, mint};
+use super::{CommandResult, ConfigArgument, print_json};
+use crate::access::{
+    parse_life,
+    token::{Minted, mint},
+};
 
 /// Mints a token (JWT) with a key of auth.jwt.keys, for tests and scripts. Sites make their own, with the library of their
 /// language.
@@ -28,7 +31,7 @@ pub struct Arguments {
     #[arg(long, value_name = "REF,...", value_delimiter = ',')]
     images: Option<Vec<String>>,
     /// For how long it is good: 90s, 15m, 1h, 7d
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10m")]
+    #[arg(long, value_name = "TIME", value_parser = parse_life, default_value = "10m")]
     ttl: Duration,
     /// The key to use [default: the first of auth.jwt.keys]
     #[arg(long, value_name = "KID")]

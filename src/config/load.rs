@@ -130,6 +130,7 @@ impl Config {
         self.watermarks.values_mut().for_each(|watermark| resolve(&mut watermark.file));
         self.catalogue.file.as_mut().map(resolve);
         self.signing.secret_file.as_mut().map(resolve);
+        self.ops.token_file.as_mut().map(resolve);
         self.signing.wagtail_key_files.iter_mut().for_each(resolve);
         self.signing.keys.iter_mut().filter_map(|key| key.secret_file.as_mut()).for_each(resolve);
         let jwt = &mut self.auth.jwt;
@@ -381,9 +382,6 @@ impl Config {
         }
         if self.store.min_free.as_deref().is_some_and(|text| text != "0") {
             keys.push(("store.min_free", "the store is not bounded by this version: watch the disk"));
-        }
-        if self.ops.token.is_some() {
-            keys.push(("ops.token", "this version has no /purge, /warm and /sign"));
         }
         keys
     }

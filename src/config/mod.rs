@@ -67,7 +67,7 @@ pub struct ServerConfig {
     pub listen: ListenAddress,
     /// Permission bits of a unix socket; nginx's user must be able to write to it.
     pub listen_mode: Mode,
-    /// Health and metrics; never public.
+    /// Health, metrics, and what `[ops]` opens; never public.
     pub ops_listen: ListenAddress,
     /// First part of every image URL, with a slash at both ends.
     pub url_prefix: String,
@@ -509,8 +509,10 @@ pub struct HeadersConfig {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OpsConfig {
-    /// Bearer token for `/purge`, `/warm` and `/sign`, which this version does not have.
+    /// Bearer token for `/purge`, `/warm` and `/sign`; without one there is none of them.
     pub token: Option<Secret>,
+    /// The same, read from a file (a final line break is dropped).
+    pub token_file: Option<PathBuf>,
 }
 
 /// `[log]`: what is written to standard error.

@@ -1,6 +1,6 @@
 //! Why there is no rendition, and which of the reasons are worth remembering.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use moka::sync::Cache;
 use thiserror::Error;
@@ -131,6 +131,20 @@ impl Memory {
         self.failures.get(key)
     }
 
+    /// Forgets the failures of source images, by their directories in the store: every key begins with one.
+    pub fn forget(&self, directories: &HashSet<String>) {
+        let is_of = |key: &str| {
+            let end = key.match_indices(['/', ' ']).map(|(at, _)| at);
+            end.chain([key.len()]).any(|end| directories.contains(&key[..end]))
+        };
+        for (key, _) in self.failures.iter().filter(|(key, _)| is_of(key)) {
+            self.failures.invalidate(&*key);
+        }
+        for (key, _) in self.timeouts.iter().filter(|(key, _)| is_of(key)) {
+            self.timeouts.invalidate(&*key);
+        }
+    }
+
     /// Notes how a render ended.
     pub fn note(&self, key: &str, error: &EnsureError) {
         let keep = match error {
@@ -192,6 +206,17 @@ mod tests {
         }
         assert!(memory.failures.entry_count() <= CAPACITY, "{}", memory.failures.entry_count());
         assert!(memory.timeouts.entry_count() <= CAPACITY, "{}", memory.timeouts.entry_count());
+    }
+
+    #[test]
+    fn what_is_known_of_a_purged_image_is_forgotten() {
+        let memory = Memory::default();
+        let keys = ["r1/ab/abc/1.webp", "r1/ab/abc Version", "r1/ab/abcd/1.webp", "r1/cd/x/1.webp"];
+        for key in keys {
+            memory.note(key, &EnsureError::Poison("SIGSEGV".into()));
+        }
+        memory.forget(&HashSet::from(["r1/ab/abc".to_owned()]));
+        assert_eq!(keys.map(|key| memory.recall(key).is_some()), [false, false, true, true]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// How a caller came by a flight's result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,16 +27,30 @@ pub struct Crashed;
 /// Each runs on a task of its own: a caller that goes away cancels nobody. Its result, error or not, reaches every waiter,
 /// and its entry leaves the map however it ends.
 pub struct Flights<K, V> {
-    under_way: Arc<Mutex<HashMap<K, watch::Sender<Option<V>>>>>,
+    under_way: Arc<Mutex<HashMap<K, Flight<V>>>>,
 }
 
-/// Tells a flight's work whether anybody still waits for it.
-pub struct Audience<V>(watch::Sender<Option<V>>);
+/// A flight under way: where its result appears, and who is told that it is urgent.
+struct Flight<V> {
+    result: watch::Sender<Option<V>>,
+    hurry: Arc<Notify>,
+}
+
+/// Tells a flight's work whether anybody still waits for it, and how urgently.
+pub struct Audience<V> {
+    result: watch::Sender<Option<V>>,
+    hurry: Arc<Notify>,
+}
 
 impl<V> Audience<V> {
     /// Returns when nobody does. Somebody may come again.
     pub async fn left(&self) {
-        self.0.closed().await;
+        self.result.closed().await;
+    }
+
+    /// Returns when [`Flights::hurry`] has been called.
+    pub async fn hurried(&self) {
+        self.hurry.notified().await;
     }
 }
 
@@ -69,14 +83,15 @@ where
         F: Future<Output = V> + Send + 'static,
     {
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(result) = under_way.get(key) {
-            return (result.subscribe(), Role::Follower);
+        if let Some(flight) = under_way.get(key) {
+            return (flight.result.subscribe(), Role::Follower);
         }
         let (sender, receiver) = watch::channel(None);
-        under_way.insert(key.clone(), sender.clone());
+        let hurry = Arc::new(Notify::new());
+        under_way.insert(key.clone(), Flight { result: sender.clone(), hurry: hurry.clone() });
         drop(under_way);
         let entry = Entry { key: key.clone(), under_way: self.under_way.clone() };
-        let work = work(Audience(sender.clone()));
+        let work = work(Audience { result: sender.clone(), hurry });
         tokio::spawn(async move {
             // Dropped after the result is sent, or when the work panics; either way the next caller begins anew.
             let _entry = entry;
@@ -84,6 +99,28 @@ where
             sender.send_replace(Some(value));
         });
         (receiver, Role::Leader)
+    }
+
+    /// Tells the flight of `key`, if there is one, that somebody is in a hurry. What that means is the work's business.
+    pub fn hurry(&self, key: &K) {
+        if let Some(flight) = self.under_way.lock().unwrap_or_else(PoisonError::into_inner).get(key) {
+            flight.hurry.notify_one();
+        }
+    }
+
+    /// Waits for those flights that are under way at this moment and that `of` chooses: how many there were. Those that begin
+    /// later are not waited for.
+    pub async fn landed(&self, of: impl Fn(&K) -> bool) -> usize {
+        let chosen: Vec<_> = {
+            let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+            under_way.iter().filter(|(key, _)| of(key)).map(|(_, flight)| flight.result.subscribe()).collect()
+        };
+        let count = chosen.len();
+        for mut result in chosen {
+            // A flight that crashed has ended too.
+            let _ = result.wait_for(Option::is_some).await;
+        }
+        count
     }
 
     /// Flights under way.
@@ -95,7 +132,7 @@ where
 /// Takes a flight's entry out of the map when dropped.
 struct Entry<K: Eq + Hash, V> {
     key: K,
-    under_way: Arc<Mutex<HashMap<K, watch::Sender<Option<V>>>>>,
+    under_way: Arc<Mutex<HashMap<K, Flight<V>>>>,
 }
 
 impl<K: Eq + Hash, V> Drop for Entry<K, V> {
@@ -164,6 +201,30 @@ mod tests {
         assert_eq!(flights.join(&1, |_| async { panic!("on purpose") }).await, Err(Crashed));
         assert_eq!(flights.count(), 0);
         assert_eq!(flights.join(&1, |_| async { 5 }).await, Ok((5, Role::Leader)));
+    }
+
+    #[tokio::test]
+    async fn whoever_must_wait_for_what_is_under_way_waits_for_no_more() {
+        let flights = Arc::new(Flights::<u32, u8>::default());
+        let begin = |key: u32, ms: u64| {
+            let flights = flights.clone();
+            let work = move |audience: Audience<u8>| async move {
+                tokio::select! {
+                    () = audience.hurried() => 1,
+                    () = tokio::time::sleep(Duration::from_millis(ms)) => 0,
+                }
+            };
+            tokio::spawn(async move { flights.join(&key, work).await.unwrap().0 })
+        };
+        let (one, other, crashed) =
+            (begin(1, 60_000), begin(2, 60_000), flights.join(&3, |_| async { panic!("on purpose") }));
+        assert_eq!(crashed.await, Err(Crashed));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(flights.landed(|key| *key == 7).await, 0);
+        flights.hurry(&1);
+        flights.hurry(&7);
+        assert_eq!(flights.landed(|key| *key == 1).await, 1);
+        assert_eq!((one.await.unwrap(), flights.count(), other.is_finished()), (1, 1, false));
     }
 
     #[tokio::test]

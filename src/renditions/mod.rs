@@ -3,10 +3,14 @@
 mod failure;
 pub mod flight;
 mod planned;
+mod purge;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -16,7 +20,7 @@ pub use failure::EnsureError;
 use failure::Memory;
 use flight::{Audience, Flights, Role};
 pub use planned::Planned;
-use planned::PlannedCache;
+use planned::{Era, PlannedCache};
 
 use crate::{
     metrics::Metrics,
@@ -53,6 +57,8 @@ pub struct Renditions {
     looks: Flights<(SourceRef, SourceVersion, Look), Result<Arc<SourceRecord>, EnsureError>>,
     renders: Flights<RenditionKey, Result<StoredRendition, EnsureError>>,
     memory: Memory,
+    /// Purges that have ended: the [`Era`].
+    purges: AtomicU64,
 }
 
 /// What [`Renditions`] is made of.
@@ -150,6 +156,7 @@ impl Renditions {
             looks: Flights::default(),
             renders: Flights::default(),
             memory: Memory::default(),
+            purges: AtomicU64::new(0),
         })
     }
 
@@ -163,10 +170,29 @@ impl Renditions {
         spec: &FilterSpec,
         ask: Ask,
     ) -> Result<Ensured, EnsureError> {
+        self.ensure_in(None, image, spec, ask).await
+    }
+
+    /// As [`Renditions::ensure`], ahead of time: behind all that somebody waits for. It is rendered sooner when somebody does.
+    ///
+    /// # Errors
+    /// See [`EnsureError`].
+    pub async fn warm(self: &Arc<Self>, image: &SourceImage, spec: &FilterSpec) -> Result<Ensured, EnsureError> {
+        self.ensure_in(Some(Lane::Warm), image, spec, Ask::Disk).await
+    }
+
+    /// Ensures a rendition, rendering in this lane, or in that of its cost.
+    async fn ensure_in(
+        self: &Arc<Self>,
+        lane: Option<Lane>,
+        image: &SourceImage,
+        spec: &FilterSpec,
+        ask: Ask,
+    ) -> Result<Ensured, EnsureError> {
         let deadline = self.deadline();
-        match self.try_ensure(image, spec, ask, deadline).await {
+        match self.try_ensure(lane, image, spec, ask, deadline).await {
             // The file was replaced between looking and opening; the second look finds the new version.
-            Err(EnsureError::SourceChanged) => self.try_ensure(image, spec, ask, deadline).await,
+            Err(EnsureError::SourceChanged) => self.try_ensure(lane, image, spec, ask, deadline).await,
             result => result,
         }
     }
@@ -196,10 +222,11 @@ impl Renditions {
     pub fn is_hit(&self, image: &SourceImage, planned: &Planned) -> bool {
         let Some(source) = self.sources.get(&image.location.source) else { return false };
         let Some(Ok(stat)) = source.stat_now(&image.location.path) else { return false };
+        let era = self.era();
         planned.is_of(stat, image)
-            && (planned.remembered(self.trust).is_some() || {
+            && (planned.remembered(self.trust, era).is_some() || {
                 let found = self.store.find_now(&planned.key);
-                self.note(planned, found);
+                self.note(planned, found, era);
                 found.is_some()
             })
     }
@@ -211,6 +238,7 @@ impl Renditions {
 
     async fn try_ensure(
         self: &Arc<Self>,
+        lane: Option<Lane>,
         image: &SourceImage,
         spec: &FilterSpec,
         ask: Ask,
@@ -227,7 +255,8 @@ impl Renditions {
         if let Some(error) = self.memory.recall(planned.key.path()) {
             return Err(error);
         }
-        self.render(&image.location, &planned, Lane::of(&planned.plan), deadline).await
+        let lane = lane.unwrap_or_else(|| Lane::of(&planned.plan));
+        self.render(&image.location, &planned, lane, deadline).await
     }
 
     /// Renders, or joins the render that is under way.
@@ -238,17 +267,27 @@ impl Renditions {
         lane: Lane,
         deadline: Instant,
     ) -> Result<Ensured, EnsureError> {
+        // Between giving a render up and taking it up again: whoever is in a hurry shall be there first.
+        const GIVE_WAY: Duration = Duration::from_millis(10);
         loop {
+            let era = self.era();
+            if lane != Lane::Warm {
+                self.renders.hurry(&planned.key);
+            }
             let render = |audience: Audience<_>| {
                 let (this, location, planned) = (self.clone(), location.clone(), planned.clone());
-                async move { this.make(&location, &planned, lane, deadline, audience.left()).await }
+                async move { this.make(&location, &planned, lane, deadline, unwanted(audience, lane)).await }
             };
             match self.renders.join(&planned.key, render).await {
-                // It was given up at the moment when this request came.
-                Ok((Err(EnsureError::Unwanted), _)) if Instant::now() < deadline => {}
+                // It was given up at the moment when this request came, or for it.
+                Ok((Err(EnsureError::Unwanted), _)) if Instant::now() < deadline => {
+                    if lane == Lane::Warm {
+                        tokio::time::sleep(GIVE_WAY).await;
+                    }
+                }
                 Ok((result, role)) => {
                     let (stored, planned) = (result?, planned.clone());
-                    self.note(&planned, Some(stored.bytes));
+                    self.note(&planned, Some(stored.bytes), era);
                     let how = if role == Role::Leader { How::Rendered } else { How::Joined };
                     return Ok(Ensured { stored, planned, how });
                 }
@@ -328,11 +367,12 @@ impl Renditions {
 
     /// The rendition, if it is stored: as far as memory is trusted by its word, else by the disk's.
     async fn stored(&self, planned: &Planned, ask: Ask) -> Result<Option<StoredRendition>, EnsureError> {
-        if let Some(bytes) = planned.remembered(self.trust).filter(|_| ask == Ask::Memory) {
+        let era = self.era();
+        if let Some(bytes) = planned.remembered(self.trust, era).filter(|_| ask == Ask::Memory) {
             return Ok(Some(StoredRendition::new(&planned.key, bytes)));
         }
         let found = self.store.find(&planned.key).await.map_err(|error| self.store_failed(error))?;
-        self.note(planned, found.as_ref().map(|stored| stored.bytes));
+        self.note(planned, found.as_ref().map(|stored| stored.bytes), era);
         Ok(found)
     }
 
@@ -564,16 +604,29 @@ impl Renditions {
         Ok(stored)
     }
 
-    /// Remembers whether a rendition is stored, where the config lets memory count.
-    fn note(&self, planned: &Planned, bytes: Option<u64>) {
+    /// Remembers what a look has found that began in `era`, where the config lets memory count.
+    fn note(&self, planned: &Planned, bytes: Option<u64>, era: Era) {
         if !self.trust.is_zero() {
-            planned.note(bytes);
+            planned.note(bytes, era);
         }
+    }
+
+    fn era(&self) -> Era {
+        Era(self.purges.load(Ordering::Acquire))
     }
 
     fn store_failed(&self, error: crate::store::StoreError) -> EnsureError {
         self.metrics.store_error(error.kind);
         EnsureError::Store(error)
+    }
+}
+
+/// Ends when a render that has not begun need not begin: nobody waits for it, or it waits behind everybody else's and now
+/// somebody asks for it who does not.
+async fn unwanted<V>(audience: Audience<V>, lane: Lane) {
+    tokio::select! {
+        () = audience.left() => {}
+        () = audience.hurried(), if lane == Lane::Warm => {}
     }
 }
 

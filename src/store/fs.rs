@@ -20,11 +20,11 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps},
+    fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps},
     io::{Errno, retry_on_intr},
 };
 
-use super::{Draft, Pending, SourceRecord, Store, StoreError, StoredRendition, sweep};
+use super::{Draft, Pending, Removed, SourceRecord, Store, StoreError, StoredRendition, sweep};
 use crate::{
     config::StoreConfig,
     model::{RenditionKey, SourceKey, key::LAYOUT},
@@ -36,6 +36,8 @@ pub(super) const DRAFTS: &str = ".tmp-drafts";
 const RECORD: &str = ".source.json";
 /// Longest record read. Records are some 300 bytes.
 const RECORD_BYTES: u64 = 16 << 10;
+/// How often a folder is made anew that is removed before a file gets into it.
+const FOLDER_ATTEMPTS: u32 = 16;
 
 /// A store in a folder.
 pub struct FsStore {
@@ -125,7 +127,6 @@ impl Inner {
     }
 
     fn publish(&self, draft: &mut FsDraft) -> Result<StoredRendition, StoreError> {
-        let failed = |action| move |error: io::Error| StoreError::new(action, &error);
         let file = &draft.temporary.file;
         let bytes = uninterrupted(|| file.metadata()).map_err(failed("stat a finished file"))?.len();
         if bytes == 0 {
@@ -138,11 +139,69 @@ impl Inner {
         let times = Timestamps { last_access: modified, last_modification: modified };
         retry_on_intr(|| rustix::fs::futimens(file, &times)).map_err(|e| failed("set a file's time")(e.into()))?;
         file.sync_all().map_err(failed("fsync"))?;
-        let directory = self.make_dir(&draft.key.source().directory()).map_err(failed("make a folder"))?;
         let path = draft.key.path().to_owned();
         let name = path.rsplit('/').next().unwrap_or(&path);
-        draft.temporary.rename(directory.as_fd(), name).map_err(failed("rename"))?;
+        self.settle(&mut draft.temporary, draft.key.source(), name)?;
         Ok(StoredRendition::new(&draft.key, bytes))
+    }
+
+    /// Gives a file its name in a source image's folder. A purge may remove the folder after it was made and before the file
+    /// is in it: then it is made again.
+    fn settle(&self, temporary: &mut Temporary, source: &SourceKey, name: &str) -> Result<(), StoreError> {
+        let settle = |temporary: &mut Temporary| {
+            let directory = self.make_dir(&source.directory()).map_err(|error| ("make a folder", error))?;
+            temporary.rename(directory.as_fd(), name).map_err(|error| ("rename", error))
+        };
+        let mut attempts = FOLDER_ATTEMPTS;
+        loop {
+            attempts -= 1;
+            match settle(temporary) {
+                Err((_, error)) if error.kind() == io::ErrorKind::NotFound && attempts > 0 => {}
+                result => return result.map_err(|(action, error)| StoreError::new(action, &error)),
+            }
+        }
+    }
+
+    /// Removes a source image's folder. Names that begin with a dot, the record's, are no renditions and not counted.
+    fn remove(&self, source: &SourceKey) -> io::Result<Removed> {
+        let path = source.directory();
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", &path));
+        let mut removed = Removed::default();
+        let parent = match self.open_dir(parent) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(removed),
+            result => result?,
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let folder = match retry_on_intr(|| rustix::fs::openat(&parent, name, flags, Mode::empty())) {
+            Err(Errno::NOENT) => return Ok(removed),
+            result => result?,
+        };
+        let mut entries = Dir::read_from(&folder)?;
+        while let Some(entry) = entries.read() {
+            let entry = entry?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            let stat = match retry_on_intr(|| rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)) {
+                Err(Errno::NOENT) => continue,
+                result => result?,
+            };
+            match retry_on_intr(|| rustix::fs::unlinkat(&folder, name, AtFlags::empty())) {
+                // Another purge was quicker; a folder is nothing that we made, and stays.
+                Err(Errno::NOENT | Errno::ISDIR) => continue,
+                result => result?,
+            }
+            let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+            if is_file && !name.to_bytes().starts_with(b".") {
+                removed = removed + Removed { files: 1, bytes: stat.st_size.unsigned_abs() };
+            }
+        }
+        match retry_on_intr(|| rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR)) {
+            // Something was published meanwhile.
+            Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => Ok(removed),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn record(&self, source: &SourceKey) -> io::Result<Option<SourceRecord>> {
@@ -161,12 +220,14 @@ impl Inner {
     }
 
     /// Not synced to the disk: a record lost or torn by a power cut is no record, and the next request probes again.
-    fn remember(self: &Arc<Self>, source: &SourceKey, record: &SourceRecord) -> io::Result<()> {
+    fn remember(self: &Arc<Self>, source: &SourceKey, record: &SourceRecord) -> Result<(), StoreError> {
         use io::Write as _;
-        let mut temporary = self.temporary()?;
-        temporary.file.write_all(&serde_json::to_vec(record)?)?;
-        let directory = self.make_dir(&source.directory())?;
-        temporary.rename(directory.as_fd(), RECORD)
+        let written = self.temporary().and_then(|mut temporary| {
+            temporary.file.write_all(&serde_json::to_vec(record)?)?;
+            Ok(temporary)
+        });
+        let mut temporary = written.map_err(|error| StoreError::new("write a record", &error))?;
+        self.settle(&mut temporary, source, RECORD)
     }
 
     fn probe(self: &Arc<Self>) -> io::Result<String> {
@@ -241,16 +302,17 @@ fn timespec(time: SystemTime) -> Timespec {
 /// Runs a blocking call on the blocking pool. Only misses come here.
 fn blocking<'a, T: Send + 'static>(
     inner: &Arc<Inner>,
-    action: &'static str,
-    call: impl FnOnce(&Arc<Inner>) -> io::Result<T> + Send + 'static,
+    call: impl FnOnce(&Arc<Inner>) -> Result<T, StoreError> + Send + 'static,
 ) -> Pending<'a, T> {
     let inner = inner.clone();
     Box::pin(async move {
-        match tokio::task::spawn_blocking(move || call(&inner)).await {
-            Ok(result) => result.map_err(|error| StoreError::new(action, &error)),
-            Err(error) => Err(StoreError::new(action, &io::Error::other(error))),
-        }
+        let called = tokio::task::spawn_blocking(move || call(&inner)).await;
+        called.unwrap_or_else(|error| Err(StoreError::new("end a call", &io::Error::other(error))))
     })
+}
+
+fn failed(action: &'static str) -> impl Fn(io::Error) -> StoreError {
+    move |error| StoreError::new(action, &error)
 }
 
 impl Store for FsStore {
@@ -265,28 +327,34 @@ impl Store for FsStore {
 
     fn draft<'a>(&'a self, key: &'a RenditionKey) -> Pending<'a, Box<dyn Draft>> {
         let key = key.clone();
-        blocking(&self.inner, "begin a file", move |inner| {
-            Ok(Box::new(FsDraft { temporary: inner.temporary()?, key, store: inner.clone() }) as Box<dyn Draft>)
+        blocking(&self.inner, move |inner| {
+            let temporary = inner.temporary().map_err(failed("begin a file"))?;
+            Ok(Box::new(FsDraft { temporary, key, store: inner.clone() }) as Box<dyn Draft>)
         })
     }
 
     fn record<'a>(&'a self, source: &'a SourceKey) -> Pending<'a, Option<SourceRecord>> {
         let source = source.clone();
-        blocking(&self.inner, "read a record", move |inner| inner.record(&source))
+        blocking(&self.inner, move |inner| inner.record(&source).map_err(failed("read a record")))
     }
 
     fn remember<'a>(&'a self, source: &'a SourceKey, record: &'a SourceRecord) -> Pending<'a, ()> {
         let (source, record) = (source.clone(), record.clone());
-        blocking(&self.inner, "write a record", move |inner| inner.remember(&source, &record))
+        blocking(&self.inner, move |inner| inner.remember(&source, &record))
+    }
+
+    fn remove<'a>(&'a self, source: &'a SourceKey) -> Pending<'a, Removed> {
+        let source = source.clone();
+        blocking(&self.inner, move |inner| inner.remove(&source).map_err(failed("remove a source image's folder")))
     }
 
     fn probe(&self) -> Pending<'_, String> {
-        blocking(&self.inner, "write a test file", Inner::probe)
+        blocking(&self.inner, |inner| inner.probe().map_err(failed("write a test file")))
     }
 
     fn sweep(&self) -> Pending<'_, u64> {
-        blocking(&self.inner, "sweep leftovers", |inner| {
-            sweep::sweep(&inner.root.join(LAYOUT).join(DRAFTS), &inner.owner)
+        blocking(&self.inner, |inner| {
+            sweep::sweep(&inner.root.join(LAYOUT).join(DRAFTS), &inner.owner).map_err(failed("sweep leftovers"))
         })
     }
 }
@@ -417,6 +485,50 @@ mod tests {
         assert_eq!(store.record(key.source()).await, Ok(Some(record)));
         std::fs::write(folder.path().join("r").join(key.source().directory()).join(RECORD), "{").unwrap();
         assert_eq!(store.record(key.source()).await, Ok(None));
+    }
+
+    #[tokio::test]
+    async fn a_purged_source_image_leaves_nothing_and_its_neighbours_stay() {
+        let (folder, store) = store();
+        let location = SourceRef { source: "media".into(), path: MediaPath::parse("b.jpg").unwrap() };
+        let other = RenditionKey::new(&location, &version(), "x", ImageFormat::Webp);
+        assert_eq!(store.remove(other.source()).await, Ok(Removed::default()), "nothing is there yet");
+        for (key, bytes) in [(key("x"), &b"12345"[..]), (key("y"), b"123"), (other.clone(), b"1")] {
+            put(&store, &key, bytes).await.unwrap();
+        }
+        let directory = folder.path().join("r").join(key("x").source().directory());
+        std::fs::write(directory.join(RECORD), "{}").unwrap();
+        symlink("/etc/hostname", directory.join("link.jpg")).unwrap();
+        assert_eq!(store.remove(key("x").source()).await, Ok(Removed { files: 2, bytes: 8 }));
+        assert!(!directory.exists() && Path::new("/etc/hostname").exists());
+        assert!(store.find(&other).await.unwrap().is_some());
+        std::fs::create_dir_all(directory.join("ours-not")).unwrap();
+        assert_eq!(store.remove(key("x").source()).await, Ok(Removed::default()), "what nobody made stays");
+        put(&store, &key("x"), b"again").await.unwrap();
+    }
+
+    /// A folder that goes away between being made and being filled costs nobody an error.
+    #[test]
+    fn publishing_beside_a_purge_never_fails() {
+        let (_folder, store) = store();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let removed = std::thread::scope(|scope| {
+            let purger = scope.spawn(|| {
+                let mut removed = Removed::default();
+                while !done.load(Ordering::Relaxed) {
+                    removed = removed + store.inner.remove(key("x").source()).unwrap();
+                }
+                removed
+            });
+            for round in 0..400 {
+                let stored = runtime.block_on(put(&store, &key(&format!("{round}")), b"bytes"));
+                assert!(stored.is_ok(), "{round}: {stored:?}");
+            }
+            done.store(true, Ordering::Relaxed);
+            purger.join().unwrap()
+        });
+        assert!(removed.files > 0, "they have met");
     }
 
     #[tokio::test]

@@ -33,6 +33,23 @@ impl StoredRendition {
     }
 }
 
+/// What was taken out of the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Renditions.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl std::ops::Add for Removed {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { files: self.files + other.files, bytes: self.bytes + other.bytes }
+    }
+}
+
 /// What the store remembers about a source image beside its renditions: the version last seen, and what a probe of it
 /// found. It spares a probe after a restart, and it names the renditions of an original that is gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +98,10 @@ pub trait Store: Send + Sync {
 
     /// Remembers a source image.
     fn remember<'a>(&'a self, source: &'a SourceKey, record: &'a SourceRecord) -> Pending<'a, ()>;
+
+    /// Removes all renditions of a source image, and what is remembered about it. Beside it renditions may be published, before
+    /// or after as it comes, and whoever has one of them open goes on reading.
+    fn remove<'a>(&'a self, source: &'a SourceKey) -> Pending<'a, Removed>;
 
     /// Writes, renames and removes a file, for `check` and readiness: a sentence about it.
     fn probe(&self) -> Pending<'_, String>;

@@ -206,8 +206,13 @@ fn demo_serves_its_own_photo_and_cleans_up() {
 
 #[test]
 fn keys_without_effect_are_said_aloud() {
-    let site = Site::new("[ops]\ntoken = \"canary-canary-canary\"\n[render]\navif_quality = 50\n");
+    let site = Site::new("[store]\nmax_bytes = \"1GiB\"\n[ops]\ntoken = \"canary-canary-canary\"\n");
     let output = site.run(&["check"]);
     let said = text(&output.stdout);
-    assert!(said.contains("ops.token") && said.contains("no effect") && !said.contains("canary"), "{said}");
+    assert!(said.contains("store.max_bytes") && said.contains("no effect"), "{said}");
+    assert!(!said.contains("ops.token") && !said.contains("canary"), "{said}");
+    site.configure("[ops]\ntoken = \"canary\"\n");
+    let output = site.run(&["check"]);
+    let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+    assert!(!output.status.success() && said.contains("ops.token") && !said.contains("canary"), "{said}");
 }

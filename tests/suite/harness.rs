@@ -15,6 +15,8 @@ use tempfile::TempDir;
 pub const SENDIMAGE: &str = env!("CARGO_BIN_EXE_sendimage");
 /// The native key of every site in the tests.
 pub const KEY: &str = "0123456789abcdef";
+/// The token of those that have one.
+pub const OPS_TOKEN: &str = "the-token-of-the-tests";
 
 /// A folder with a config, a media folder and a store; what runs in it ends with it.
 pub struct Site {
@@ -197,6 +199,12 @@ impl Site {
         rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
     }
 
+    /// The path and query of a whole URL of this site's.
+    pub fn target(&self, url: &serde_json::Value) -> String {
+        let origin = format!("http://127.0.0.1:{}", self.nginx_port);
+        url.as_str().and_then(|url| url.strip_prefix(&origin)).unwrap_or_else(|| panic!("{url}")).to_owned()
+    }
+
     /// The port that nginx listens on.
     pub fn nginx_port(&self) -> u16 {
         self.nginx_port
@@ -224,6 +232,23 @@ impl Site {
     pub fn ops(&self, target: &str) -> Option<Response> {
         let stream = TcpStream::connect(self.ops).ok()?;
         Some(exchange(stream, head("GET", target, "").as_bytes()))
+    }
+
+    /// A call to the operations listener, with the token.
+    pub fn call(&self, path: &str, body: &str) -> Response {
+        let headers = format!(
+            "Authorization: Bearer {OPS_TOKEN}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
+            body.len()
+        );
+        let stream = TcpStream::connect(self.ops).unwrap();
+        exchange(stream, (head("POST", path, &headers) + body).as_bytes())
+    }
+
+    /// The JSON that such a call answers.
+    pub fn called(&self, path: &str, body: serde_json::Value) -> serde_json::Value {
+        let response = self.call(path, &body.to_string());
+        assert_eq!(response.status, 200, "{path} {body}: {}", response.text());
+        serde_json::from_slice(&response.body).unwrap()
     }
 
     /// The value of a metric's line.

@@ -4,6 +4,7 @@
 mod animations;
 mod browser;
 mod cli;
+mod clients;
 mod decoders;
 mod django;
 mod forward;
@@ -17,6 +18,7 @@ mod negotiation;
 mod nginx_conf;
 mod offload;
 mod operations;
+mod ops;
 mod pictures;
 mod render_cost;
 mod renders;

@@ -1,4 +1,7 @@
-//! The operations listener: health and metrics, never public.
+//! The operations listener: health and metrics, and with `ops.token` also `sign`, `purge` and `warm`. Never public.
+
+mod call;
+mod failure;
 
 use std::sync::Arc;
 
@@ -11,13 +14,21 @@ use hyper::{
 };
 
 use crate::{app::App, offload::Body};
+use call::Call;
 
 /// OpenMetrics 1.0, which Prometheus asks for and reads.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// Answers `/health/live`, `/health/ready` and `/metrics`.
+/// Answers `/health/live`, `/health/ready` and `/metrics`, and what [`Call`] has.
 pub async fn answer_ops(app: Arc<App>, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path();
+    // Without a token there are no calls, so that nobody can make any.
+    if let Some(call) = Call::of(path)
+        && let Some(token) = &app.ops_token
+    {
+        return call::answer(&app, call, token, request).await;
+    }
     let known = matches!(path, "/health/live" | "/health/ready" | "/metrics");
     if known && !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed\n".into());
@@ -43,7 +54,7 @@ async fn ready(app: &App) -> Response<Body> {
     let report = app.readiness().await;
     let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut response = text(status, serde_json::to_string_pretty(&report).unwrap_or_default() + "\n");
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
     response
 }
 

@@ -1,0 +1,3 @@
+module sendimage
+
+go 1.19

@@ -1,0 +1,86 @@
+//! The bearer token of the operations listener.
+
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+use super::KeyError;
+use crate::config::OpsConfig;
+
+/// Shortest token, in bytes: as for signing keys, 128 bits where they are random.
+const MIN_BYTES: usize = 16;
+
+/// What `/purge`, `/warm` and `/sign` are asked with. Only its digest is kept: digests are of one length, so that a comparison
+/// tells nothing about the token's.
+#[derive(Clone)]
+pub struct OpsToken([u8; 32]);
+
+impl OpsToken {
+    /// The config's token, from `ops.token` or `ops.token_file`, if it has one.
+    ///
+    /// # Errors
+    /// When it is none that a request's header could carry, or that nobody could guess.
+    pub fn new(config: &OpsConfig) -> Result<Option<Self>, KeyError> {
+        let bad = |why: String| Err(KeyError::OpsToken(why));
+        let token = match (&config.token, &config.token_file) {
+            (None, None) => return Ok(None),
+            (Some(_), Some(_)) => return bad("give token or token_file, not both".into()),
+            (Some(token), None) => token.expose().to_owned(),
+            (None, Some(file)) => match std::fs::read_to_string(file) {
+                Ok(text) => {
+                    text.strip_suffix('\n').map_or(text.as_str(), |line| line.trim_end_matches('\r')).to_owned()
+                }
+                Err(error) => return bad(format!("cannot read {}: {error}", file.display())),
+            },
+        };
+        if token.len() < MIN_BYTES {
+            return bad(format!("has {} bytes; at least {MIN_BYTES} are needed", token.len()));
+        }
+        if !token.bytes().all(|b| b.is_ascii_graphic()) {
+            return bad("holds letters, digits and signs of ASCII, and no spaces: it travels in a header".into());
+        }
+        Ok(Some(Self(Sha256::digest(token).into())))
+    }
+
+    /// Whether this is the token; in a time that says nothing about either.
+    pub fn is(&self, given: &[u8]) -> bool {
+        Sha256::digest(given).ct_eq(&self.0).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    fn token(text: &str) -> Result<Option<OpsToken>, KeyError> {
+        OpsToken::new(&OpsConfig { token: Some(Secret::new(text.into())), token_file: None })
+    }
+
+    #[test]
+    fn a_token_is_itself_and_nothing_else() {
+        let token = token("0123456789abcdef").unwrap().unwrap();
+        assert!(token.is(b"0123456789abcdef"));
+        for other in ["", "0123456789abcde", "0123456789abcdef ", "0123456789abcdeF", "0123456789abcdef\0"] {
+            assert!(!token.is(other.as_bytes()), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn tokens_that_cannot_be_meant_are_refused_without_being_shown() {
+        for bad in ["", "canary", "canary canary canary", "canary-canary-é-canary", "canary-canary-canary\n"] {
+            let error = token(bad).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.starts_with("ops.token: ") && !error.contains("canary"), "{bad:?}: {error}");
+        }
+        assert!(OpsToken::new(&OpsConfig::default()).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_file_may_hold_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        std::fs::write(&file, "0123456789abcdef\n").unwrap();
+        let config = |token| OpsConfig { token, token_file: Some(file.clone()) };
+        assert!(OpsToken::new(&config(None)).unwrap().unwrap().is(b"0123456789abcdef"));
+        assert!(OpsToken::new(&config(Some(Secret::new("0123456789abcdef".into())))).is_err());
+    }
+}

@@ -1,0 +1,31 @@
+//! What is done to images outside of requests for them: taking their renditions away, and making them ahead of time.
+
+mod purge;
+mod warm;
+
+pub use purge::{PurgeError, Purged, purge};
+pub use warm::{MAX_RENDITIONS, Task, Warmed, tasks, warm};
+
+use std::sync::Arc;
+
+use crate::{
+    access::{ImageRef, Subject},
+    app::App,
+    catalogue::CatalogueError,
+    model::SourceImage,
+};
+
+/// The source image that a reference means, by the catalogue's row as it is at this moment: what was just saved counts, whatever
+/// is remembered. `None` if there is none.
+///
+/// # Errors
+/// The catalogue's own.
+async fn find_afresh(app: &App, subject: &Subject<'_>) -> Result<Option<Arc<SourceImage>>, CatalogueError> {
+    match subject.image() {
+        ImageRef::Id(id) => app.catalogue.find_afresh(id).await,
+        ImageRef::Path(location) if app.sources.contains_key(&location.source) => {
+            Ok(Some(Arc::new(SourceImage { location, file_hash: None, focal_point: None })))
+        }
+        ImageRef::Path(_) | ImageRef::Nothing => Ok(None),
+    }
+}
