@@ -22,8 +22,8 @@ use crate::{
     },
 };
 
-/// Connections of the operations listener.
-const OPS_CONNECTIONS: usize = 64;
+/// Connections of the operations listener: twice as many as it lets call at once.
+const OPS_CONNECTIONS: usize = 256;
 
 /// Runs the service until SIGTERM or SIGINT; requests in flight are answered first.
 #[derive(Debug, Args)]

@@ -1,9 +1,8 @@
 //! The clients of `deploy/clients`: each in its own language, over the same vectors.
 
 use std::{
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::OnceLock,
+    path::PathBuf,
+    process::Command,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -15,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::{KEY, OPS_TOKEN, Site},
-    vectors,
+    python, vectors,
 };
 
 fn root() -> PathBuf {
@@ -225,30 +224,6 @@ fn the_vectors_are_signed_and_served_by_the_service() {
     assert!(signed > 120 && served > 120, "{signed} {served}");
 }
 
-/// A Python with these packages in `target/NAME`, made when it is first needed; `None`, said aloud, where that is impossible.
-fn environment(name: &str, packages: &[&str], imports: &str) -> Option<PathBuf> {
-    static MAKING: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _turn = MAKING.lock().unwrap();
-    let environment = root().join("target").join(name);
-    let python = environment.join("bin/python");
-    let succeeded = |command: &mut Command| command.status().is_ok_and(|status| status.success());
-    let there = |python: &Path| succeeded(Command::new(python).args(["-c", imports]).stderr(Stdio::null()));
-    if !there(&python) {
-        let made = succeeded(Command::new("python3").args(["-m", "venv"]).arg(&environment))
-            && succeeded(Command::new(&python).args(["-m", "pip", "install", "-q"]).args(packages));
-        if !made || !there(&python) {
-            eprintln!("SKIPPED: {} cannot be installed here, so the Django app is not tested", packages.join(", "));
-            return None;
-        }
-    }
-    Some(python)
-}
-
-fn django() -> Option<PathBuf> {
-    static PYTHON: OnceLock<Option<PathBuf>> = OnceLock::new();
-    PYTHON.get_or_init(|| environment("django", &["django>=4.2", "pillow"], "import django, PIL")).clone()
-}
-
 /// A Django project in a site's folder, whose MEDIA_ROOT is the source.
 struct Project {
     python: PathBuf,
@@ -313,7 +288,7 @@ fn vector(name: &str) -> String {
 
 #[test]
 fn a_django_site_warms_and_purges_as_it_saves_and_deletes() {
-    let Some(python) = django() else { return };
+    let Some(python) = python::django() else { return };
     let mut project = Project::new(python, false);
     let (land, port) = (vector("photo_land.jpg"), vector("photo_port.jpg"));
     let stored = |project: &Project| project.site.stored().len();
@@ -398,7 +373,7 @@ fn a_django_site_warms_and_purges_as_it_saves_and_deletes() {
 #[test]
 #[ignore = "installs Wagtail: tests/run --long"]
 fn wagtails_images_are_warmed_and_purged_too() {
-    let python = environment("wagtail", &["wagtail==8.0.1", "gunicorn", "pillow"], "import wagtail, gunicorn");
+    let python = python::environment("wagtail", &["wagtail==8.0.1", "gunicorn", "pillow"], "import wagtail, gunicorn");
     let Some(python) = python else { return };
     let project = Project::new(python, true);
     let saved = project.tool(&["save_wagtail", &vector("photo_land.jpg"), "a.jpg"]);

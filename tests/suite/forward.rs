@@ -33,7 +33,7 @@ struct Django {
 impl Django {
     /// Installs and starts it; `None`, with the reason on standard error, where that is impossible here.
     fn start() -> Option<Self> {
-        let python = crate::django::python()?;
+        let python = crate::python::django()?;
         let folder = tempfile::tempdir().unwrap();
         let port = free_port();
         let command = |arguments: &[&str]| {

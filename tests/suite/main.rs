@@ -6,7 +6,6 @@ mod browser;
 mod cli;
 mod clients;
 mod decoders;
-mod django;
 mod forward;
 mod geometry;
 #[allow(dead_code, reason = "shared with tests/faults, which uses the rest")]
@@ -20,6 +19,7 @@ mod offload;
 mod operations;
 mod ops;
 mod pictures;
+mod python;
 mod render_cost;
 mod renders;
 mod renditions;

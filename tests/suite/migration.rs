@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::{
     harness::{Response, Site, free_port, wait_for},
     pictures::Pixels,
-    vectors,
+    python, vectors,
 };
 
 const WAGTAIL: &str = "wagtail==8.0.1";
@@ -60,18 +60,7 @@ struct Wagtail {
 impl Wagtail {
     /// Installs and prepares it; `None`, with the reason on standard error, where that is impossible here.
     fn install(folder: &Path) -> Option<Self> {
-        let environment = vectors::folder().parent().unwrap().parent().unwrap().join("target/wagtail");
-        let python = environment.join("bin/python");
-        let succeeded = |command: &mut Command| command.status().is_ok_and(|status| status.success());
-        let there = succeeded(Command::new(&python).args(["-c", "import wagtail, gunicorn"]).stderr(Stdio::null()));
-        if !there {
-            let made = succeeded(Command::new("python3").args(["-m", "venv"]).arg(&environment))
-                && succeeded(Command::new(&python).args(["-m", "pip", "install", "-q", WAGTAIL, "gunicorn", "pillow"]));
-            if !made {
-                eprintln!("SKIPPED: {WAGTAIL} cannot be installed here, so the migration is not tested");
-                return None;
-            }
-        }
+        let python = python::environment("wagtail", &[WAGTAIL, "gunicorn", "pillow"], "import wagtail, gunicorn")?;
         let site = Self { python, folder: folder.to_owned(), port: free_port(), server: None };
         let images: Vec<String> =
             IMAGES.iter().map(|name| vectors::folder().join("images").join(name).display().to_string()).collect();

@@ -337,6 +337,7 @@ fn commented_keys_of_the_example_show_the_defaults() {
         "max_bytes",
         "min_free",
         "token",
+        "token_file",
     ];
     let mut seen = 0;
     let mut section = "";

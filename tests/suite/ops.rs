@@ -134,6 +134,28 @@ fn calls_are_posts_of_json_and_their_bodies_are_bounded_in_length_and_time() {
 }
 
 #[test]
+fn callers_that_are_many_leave_health_and_metrics_alone() {
+    let site = Site::new(&config("[server]\nheader_timeout_seconds = 3\n")).serve();
+    let head = format!(
+        "POST /warm HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {OPS_TOKEN}\r\nContent-Type: application/json\r\n\
+         Content-Length: 100\r\n\r\n"
+    );
+    let _callers: Vec<TcpStream> = (0..128)
+        .map(|_| {
+            let mut stream = TcpStream::connect(site.ops).unwrap();
+            stream.write_all(head.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    let busy = || site.call("/purge", r#"{"refs": []}"#);
+    wait_for(Duration::from_secs(2), || busy().status == 503).expect("a bound");
+    assert!(busy().header("retry-after").is_some());
+    assert_eq!(site.ops("/health/ready").unwrap().status, 200);
+    assert!(site.metric("sendimage_ops_calls_total{call=\"purge\",outcome=\"failed\"}") >= 2.0);
+    wait_for(Duration::from_secs(6), || busy().status == 200).expect("bodies that do not come keep nobody for long");
+}
+
+#[test]
 fn what_is_wrong_with_a_call_is_said_with_the_fields_name() {
     let site = Site::new(&config(PRESETS)).serve();
     for (path, body, says) in [
@@ -371,17 +393,25 @@ fn every_answer_under_purges_is_right() {
             (url, response.body)
         })
         .collect();
-        let (done, answers) = (AtomicBool::new(false), AtomicU64::new(0));
-        let (mut purges, mut files) = (0, 0);
+        let (done, answers, twice) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+        let (begun, ended) = (AtomicU64::new(0), AtomicU64::new(0));
+        let mut files = 0;
         std::thread::scope(|scope| {
             for at in 0..4 {
                 let (site, urls, done, answers) = (&site, &urls, &done, &answers);
+                let (begun, ended, twice) = (&begun, &ended, &twice);
                 scope.spawn(move || {
                     for (url, bytes) in urls.iter().cycle().skip(at) {
                         if done.load(Relaxed) {
                             break;
                         }
+                        let before = ended.load(Relaxed);
                         let response = site.nginx("GET", url, "");
+                        // nginx comes back once. Whoever is met by a second purge while it does is told so by nginx.
+                        if response.status == 404 && begun.load(Relaxed) >= before + 2 {
+                            twice.fetch_add(1, Relaxed);
+                            continue;
+                        }
                         let is_right = response.status == 200 && response.body == *bytes;
                         if !is_right {
                             done.store(true, Relaxed);
@@ -399,15 +429,19 @@ fn every_answer_under_purges_is_right() {
             }
             let end = Instant::now() + Duration::from_secs(4);
             while Instant::now() < end && !done.load(Relaxed) {
-                files +=
-                    site.called("/purge", json!({"refs": ["media/a.jpg", "media/b.jpg"]}))["files"].as_u64().unwrap();
-                purges += 1;
+                begun.fetch_add(1, Relaxed);
+                let purged = site.called("/purge", json!({"refs": ["media/a.jpg", "media/b.jpg"]}));
+                ended.fetch_add(1, Relaxed);
+                files += purged["files"].as_u64().unwrap();
                 std::thread::sleep(Duration::from_millis(20));
             }
             done.store(true, Relaxed);
         });
-        let answers = answers.into_inner();
-        println!("{config_of_it:?}: {answers} answers beside {purges} purges of {files} files");
+        let (answers, purges, twice) = (answers.into_inner(), ended.into_inner(), twice.into_inner());
+        println!(
+            "{config_of_it:?}: {answers} answers beside {purges} purges of {files} files, {twice} met two of them"
+        );
+        assert!(twice * 20 <= answers, "{twice} of {answers}");
         // With verdicts that nginx keeps, a rendition is made again only when one has run out.
         let enough = if config_of_it.contains("auth_request") { 4 } else { purges };
         assert!(answers > 100 && purges > 10 && files >= enough, "{answers} {purges} {files}");
@@ -448,7 +482,7 @@ fn what_is_warmed_is_there() {
 const SLOW: &str = "[render]\nworkers = 1\n";
 
 fn slow_specs(count: usize) -> Vec<String> {
-    (0..count).map(|at| format!("width-{}|format-avif-lossless", 600 - at)).collect()
+    (0..count).map(|at| format!("width-{}|format-avif-lossless", 300 - at)).collect()
 }
 
 #[test]
@@ -476,7 +510,8 @@ fn who_hangs_up_leaves_what_has_not_begun() {
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(site.stored().len(), made, "nothing goes on");
     assert!(made < 20, "{made}");
-    assert!(site.log().contains("the client hung up"), "{}", site.log());
+    let _ = wait_for(Duration::from_secs(5), || site.log().contains("the connection ended"));
+    assert!(site.log().contains("the connection ended"), "{}", site.log());
     // Its places are free again.
     assert_eq!(site.called("/warm", json!({"refs": ["media/a.jpg"], "specs": ["width-5"]}))["created"], 1);
 }

@@ -16,6 +16,7 @@ use serde::{
     Deserialize, Deserializer, Serialize,
     de::{DeserializeOwned, Visitor},
 };
+use tokio::sync::Semaphore;
 
 use super::{JSON, failure::CallError, text};
 use crate::{
@@ -29,6 +30,9 @@ use crate::{
 
 /// Longest body: some six thousand references.
 const MAX_BODY_BYTES: usize = 64 << 10;
+
+/// Calls under way at once: a warming may take minutes, and health and metrics need connections too.
+static CALLS: Semaphore = Semaphore::const_new(128);
 
 /// What can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +62,8 @@ impl Call {
     }
 }
 
-/// One line in the log and one count for each call, whatever becomes of it: also for one whose client hangs up, which ends its
-/// future.
+/// One line in the log and one count for each call, whatever becomes of it: also for one whose connection ends, and its future
+/// with it.
 struct Line {
     app: Arc<App>,
     call: Call,
@@ -81,7 +85,7 @@ impl Line {
 impl Drop for Line {
     fn drop(&mut self) {
         if !self.is_said {
-            self.say("left", 0, "the client hung up; what had not begun is left");
+            self.say("left", 0, "the connection ended; what had not begun is left");
         }
     }
 }
@@ -124,6 +128,8 @@ async fn carry_out(
     if !is_bearer(request.headers(), token) {
         return Err(CallError::Token);
     }
+    // Of those who have the token alone: nobody else may keep them from it.
+    let _place = CALLS.try_acquire().map_err(|_| CallError::Busy)?;
     if *request.method() != Method::POST {
         return Err(CallError::Method);
     }

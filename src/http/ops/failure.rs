@@ -17,6 +17,8 @@ pub(super) enum CallError {
     Token,
     #[error("Method not allowed")]
     Method,
+    #[error("Too many calls are under way")]
+    Busy,
     #[error("The body must be application/json")]
     MediaType,
     #[error("The body is longer than {0} bytes")]
@@ -55,7 +57,7 @@ impl CallError {
             Self::Purge(PurgeError::Catalogue(
                 CatalogueError::Unavailable(_) | CatalogueError::TimedOut | CatalogueError::BadRow { .. },
             )) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Purge(PurgeError::Store(_)) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::Purge(PurgeError::Store(_)) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -63,7 +65,7 @@ impl CallError {
     pub fn outcome(&self) -> &'static str {
         match self {
             Self::Token => "refused",
-            Self::Purge(_) => "failed",
+            Self::Busy | Self::Purge(_) => "failed",
             _ => "invalid",
         }
     }
@@ -74,7 +76,7 @@ impl CallError {
         match self {
             Self::Token => drop(headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
             Self::Method => drop(headers.insert(ALLOW, HeaderValue::from_static("POST"))),
-            Self::Purge(_) => drop(headers.insert(RETRY_AFTER, HeaderValue::from_static("2"))),
+            Self::Busy | Self::Purge(_) => drop(headers.insert(RETRY_AFTER, HeaderValue::from_static("2"))),
             _ => {}
         }
         // A body may still be on its way, which must not be read as the next request.

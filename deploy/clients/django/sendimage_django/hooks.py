@@ -10,8 +10,9 @@ rendered when it is asked for, and a replaced file has other renditions in any c
 import logging
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
@@ -27,6 +28,8 @@ log = logging.getLogger("sendimage_django")
 
 #: Calls that wait at most, where images are saved faster than they can be told of; more are dropped, and said.
 MAX_WAITING = 1000
+#: Seconds before a call is made again that was answered 503: sendimage is there, and could not do it at that moment.
+PAUSES = (1.0, 4.0)
 
 #: By model: the names of its image fields.
 _fields: Dict[Any, Set[str]] = {}
@@ -122,6 +125,18 @@ def _after_commit(using: str, purge: List[str], warm: List[str]) -> None:
     transaction.on_commit(lambda: _background.add(purge, warm), using=using, robust=True)
 
 
+def _patiently(call: Callable[[], Any]) -> None:
+    for pause in PAUSES:
+        try:
+            call()
+            return
+        except OperationsError as error:
+            if error.status != 503:
+                raise
+        time.sleep(pause)
+    call()
+
+
 class _Background:
     """One thread, begun by the process that needs it: one that was begun before a fork is not there after it."""
 
@@ -147,12 +162,11 @@ class _Background:
 
     def _tell(self, purge: List[str], warm: List[str]) -> None:
         try:
-            operations = conf.operations
             if purge:
-                operations.purge(purge)
+                _patiently(lambda: conf.operations.purge(purge))
             if warm:
                 wanted = {"preset_set": conf.WARM} if isinstance(conf.WARM, str) else {"specs": conf.WARM}
-                operations.warm(warm, timeout=conf.WARM_TIMEOUT, **wanted)
+                _patiently(lambda: conf.operations.warm(warm, timeout=conf.WARM_TIMEOUT, **wanted))
         except OperationsError as error:
             log.warning("sendimage was not told: %s", error)
         except Exception:
