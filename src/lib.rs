@@ -35,7 +35,7 @@
 //! | [`solved`] | hits answered before, and their answers |
 //! | [`app`] | the composition root |
 //! | [`http`] | connections, requests, statuses |
-//! | [`nginx`] | the nginx config that fits ours |
+//! | [`front`] | the web server in front of us: its config that fits ours |
 //! | [`command`] | one file for each command |
 
 #[forbid(unsafe_code)]
@@ -49,13 +49,13 @@ pub mod command;
 #[forbid(unsafe_code)]
 pub mod config;
 #[forbid(unsafe_code)]
+pub mod front;
+#[forbid(unsafe_code)]
 pub mod http;
 #[forbid(unsafe_code)]
 pub mod metrics;
 #[forbid(unsafe_code)]
 pub mod model;
-#[forbid(unsafe_code)]
-pub mod nginx;
 #[forbid(unsafe_code)]
 pub mod offload;
 pub mod render;

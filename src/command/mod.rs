@@ -4,7 +4,7 @@ mod check;
 mod demo;
 mod explain;
 mod keygen;
-mod nginx_conf;
+mod proxy_conf;
 mod render;
 mod sample;
 mod serve;
@@ -36,7 +36,7 @@ const BAD_CONFIG: u8 = 78;
 #[derive(Debug, Parser)]
 #[command(name = "sendimage", version, long_version = version::long(), about, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "Try it:      sendimage demo
-Start here:  sendimage keygen; write sendimage.toml; sendimage check; sendimage nginx-conf; sendimage serve
+Start here:  sendimage keygen; write sendimage.toml; sendimage check; sendimage proxy-conf; sendimage serve
 
 The config is the file given with -c, else ./sendimage.toml, else /etc/sendimage/sendimage.toml; environment variables
 such as SENDIMAGE_RENDER__WORKERS=2 or SENDIMAGE_SIGNING__SECRET=... override it.
@@ -55,8 +55,9 @@ enum Command {
     Demo(demo::Arguments),
     /// The doctor: looks at config, keys, catalogue, sources, store and sandbox, and says what is wrong
     Check(check::Arguments),
-    /// Prints the nginx config that fits ours
-    NginxConf(nginx_conf::Arguments),
+    /// Prints the web server's config that fits ours
+    #[command(visible_alias = "nginx-conf")]
+    ProxyConf(proxy_conf::Arguments),
     /// Prints a signed URL
     Sign(sign::Arguments),
     /// Says, step by step, how a URL is answered and why
@@ -147,7 +148,7 @@ impl Cli {
             Command::Serve(arguments) => serve::run(&arguments),
             Command::Demo(arguments) => demo::run(&arguments),
             Command::Check(arguments) => check::run(&arguments),
-            Command::NginxConf(arguments) => nginx_conf::run(&arguments),
+            Command::ProxyConf(arguments) => proxy_conf::run(&arguments),
             Command::Sign(arguments) => sign::run(&arguments),
             Command::Explain(arguments) => explain::run(&arguments),
             Command::Keygen(arguments) => keygen::run(&arguments),

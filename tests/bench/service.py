@@ -35,7 +35,7 @@ def scratch():
 
 
 class Service:
-    """sendimage as an operator runs it: a unix socket behind nginx, which has the config that `nginx-conf` prints.
+    """sendimage as an operator runs it: a unix socket behind nginx, which has the config that `proxy-conf` prints.
 
     `config` is added to the config file. With a `core`, all of it shares that core, and nginx has one worker.
     """

@@ -148,7 +148,7 @@ impl Site {
         child.wait().unwrap()
     }
 
-    /// Starts nginx with the config that `nginx-conf` prints.
+    /// Starts nginx with the config that `proxy-conf` prints.
     pub fn with_nginx(self) -> Self {
         self.with_nginx_before("gate.sock")
     }
@@ -165,7 +165,7 @@ impl Site {
         let listen = format!("127.0.0.1:{}", self.nginx_port);
         let directory_text = directory.display().to_string();
         let output = Command::new(SENDIMAGE)
-            .args(["nginx-conf", "--whole", "--listen", &listen, "--directory", &directory_text, "-c"])
+            .args(["proxy-conf", "--whole", "--listen", &listen, "--directory", &directory_text, "-c"])
             .arg(self.config())
             .env("SENDIMAGE_SERVER__LISTEN", format!("unix:{}", self.path(socket).display()))
             .output()

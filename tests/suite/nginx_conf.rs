@@ -17,7 +17,7 @@ use std::{
 
 use sendimage::{
     config::{Config, ListenAddress, OffloadMode, RenderConfig, RouteConfig, WatermarkConfig, load},
-    nginx::{NginxOptions, nginx_conf},
+    front::{ProxyOptions, WebServer, proxy_conf},
 };
 
 /// What a system's nginx.conf says around the blocks of `conf.d`, for one without privileges.
@@ -260,7 +260,7 @@ fn nginx_takes_every_config_that_is_printed() {
     let listens = [None, Some("127.0.0.1:8088".to_owned()), Some("[::1]:8088".to_owned())];
     for listen in listens {
         for upstreams in [vec![], vec!["10.0.0.1:80".parse().unwrap(), "[fd00::1]:80".parse().unwrap()]] {
-            let options = NginxOptions {
+            let options = ProxyOptions {
                 whole: true,
                 listen: listen.clone(),
                 upstreams,
@@ -268,7 +268,7 @@ fn nginx_takes_every_config_that_is_printed() {
                 user: Some("root:root".into()),
             };
             fs::create_dir_all(directory.path().join("run dir")).unwrap();
-            assert_nginx_takes(directory.path(), &nginx_conf(&config, &options).unwrap());
+            assert_nginx_takes(directory.path(), &proxy_conf(WebServer::Nginx, &config, &options).unwrap());
         }
     }
 }
@@ -285,7 +285,7 @@ fn a_folder_with_an_odd_name_is_served() {
 fn the_example_config_is_sound_and_its_nginx_config_up_to_date() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let loaded = load(Some(&root.join("deploy/sendimage.toml"))).unwrap();
-    let printed = nginx_conf(&loaded.config, &NginxOptions::default()).unwrap();
+    let printed = proxy_conf(WebServer::Nginx, &loaded.config, &ProxyOptions::default()).unwrap();
     let example = root.join("nginx.conf.example");
     if std::env::var_os("SENDIMAGE_UPDATE_EXAMPLES").is_some() {
         fs::write(&example, &printed).unwrap();
@@ -454,16 +454,16 @@ impl Site {
         // Another test may take the port between the look and nginx's bind; then another one is tried.
         for _ in 0..20 {
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            let options = NginxOptions {
+            let options = ProxyOptions {
                 whole: true,
                 listen: Some(format!("127.0.0.1:{port}")),
                 directory: Some(directory.path().to_owned()),
                 // Read only where the tests run as root: the workers must enter the folders of this process.
                 user: Some("root".into()),
-                ..NginxOptions::default()
+                ..ProxyOptions::default()
             };
             let file = directory.path().join("nginx.conf");
-            fs::write(&file, nginx_conf(&config, &options).unwrap()).unwrap();
+            fs::write(&file, proxy_conf(WebServer::Nginx, &config, &options).unwrap()).unwrap();
             let mut nginx = nginx()
                 .args(["-e", "stderr", "-g", "daemon off;"])
                 .args(["-p".as_ref(), directory.path().as_os_str(), "-c".as_ref(), file.as_os_str()])

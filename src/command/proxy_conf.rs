@@ -1,4 +1,4 @@
-//! `sendimage nginx-conf`
+//! `sendimage proxy-conf`
 
 use std::path::PathBuf;
 
@@ -7,27 +7,30 @@ use clap::Args;
 use super::{CommandResult, ConfigArgument};
 use crate::{
     config::ListenAddress,
-    nginx::{NginxOptions, nginx_conf},
+    front::{ProxyOptions, WebServer, proxy_conf},
 };
 
-/// Prints the nginx config that fits ours: upstream, public locations, internal location.
+/// Prints the web server's config that fits ours: upstream, public locations, internal location.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  sendimage nginx-conf > /etc/nginx/conf.d/sendimage.conf
-  sendimage nginx-conf --whole --listen 127.0.0.1:8080 --directory /tmp/n > nginx.conf && nginx -p /tmp/n -c $PWD/nginx.conf")]
+  sendimage proxy-conf > /etc/nginx/conf.d/sendimage.conf
+  sendimage proxy-conf --whole --listen 127.0.0.1:8080 --directory /tmp/n > nginx.conf && nginx -p /tmp/n -c $PWD/nginx.conf")]
 pub struct Arguments {
     #[command(flatten)]
     config: ConfigArgument,
+    /// The web server
+    #[arg(long, value_enum, default_value_t)]
+    server: WebServer,
     /// A complete file that runs as it is, instead of one for conf.d
     #[arg(long)]
     whole: bool,
-    /// What nginx listens on
+    /// What the server listens on
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
     /// With --whole: where pid, logs and temporary files go
     #[arg(long, value_name = "DIR", requires = "whole")]
     directory: Option<PathBuf>,
-    /// With --whole: the user, or USER:GROUP, that nginx's workers run as
+    /// With --whole: the user, or USER:GROUP, that the server's workers run as
     #[arg(long, value_name = "USER", requires = "whole")]
     user: Option<String>,
     /// Another gate that shares the store, besides the one of server.listen; may be repeated
@@ -37,7 +40,7 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> CommandResult {
     let config = arguments.config.load()?.config;
-    let options = NginxOptions {
+    let options = ProxyOptions {
         whole: arguments.whole,
         listen: arguments.listen.clone(),
         directory: arguments.directory.clone(),
@@ -47,7 +50,7 @@ pub fn run(arguments: &Arguments) -> CommandResult {
             others => std::iter::once(config.server.listen.clone()).chain(others.iter().cloned()).collect(),
         },
     };
-    let text = nginx_conf(&config, &options).map_err(anyhow::Error::from)?;
+    let text = proxy_conf(arguments.server, &config, &options).map_err(anyhow::Error::from)?;
     print!("{text}");
     Ok(())
 }

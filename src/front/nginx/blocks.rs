@@ -361,7 +361,7 @@ const CLOSED: &str = "        # A purged file is gone at once, not when a cached
 ";
 
 const HEAD: &str = "\
-# Printed by `sendimage nginx-conf` from sendimage's own config: change that, and print this again.
+# Printed by `sendimage proxy-conf` from sendimage's own config: change that, and print this again.
 #
 # A limit for each address belongs to the site. Lines such as these go here, above the server block
 #     limit_req_zone $binary_remote_addr zone=images:10m rate=100r/s;

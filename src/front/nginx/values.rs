@@ -2,35 +2,10 @@
 
 use std::path::Path;
 
-use thiserror::Error;
-
+use super::super::{ProxyConfError, refused, text_of};
 use crate::config::ListenAddress;
 
-/// A value that nginx's own syntax cannot hold.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("{key}: {message}")]
-pub struct NginxError {
-    key: String,
-    message: String,
-}
-
-pub(super) fn refused(key: &str, message: &str) -> NginxError {
-    NginxError { key: key.to_owned(), message: message.to_owned() }
-}
-
-/// Host and port of `server.public_url`; the port is http's where nothing else is said, as TLS needs certificates that
-/// are not ours to name.
-pub(super) fn public_address(url: &str) -> (String, String) {
-    let authority = url.split_once("://").map_or(url, |(_, rest)| rest).split('/').next().unwrap_or_default();
-    match authority.rsplit_once(':') {
-        Some((host, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => {
-            (host.to_owned(), port.to_owned())
-        }
-        _ => (authority.to_owned(), "80".to_owned()),
-    }
-}
-
-pub(super) fn upstream(address: &ListenAddress) -> Result<String, NginxError> {
+pub(super) fn upstream(address: &ListenAddress) -> Result<String, ProxyConfError> {
     match address {
         ListenAddress::Tcp(address) => Ok(address.to_string()),
         ListenAddress::Unix(path) => quoted("server.listen", &format!("unix:{}", text_of("server.listen", path)?)),
@@ -38,7 +13,7 @@ pub(super) fn upstream(address: &ListenAddress) -> Result<String, NginxError> {
 }
 
 /// Text that needs no quotes: an address, a host, a user.
-pub(super) fn plain(key: &str, value: &str) -> Result<String, NginxError> {
+pub(super) fn plain(key: &str, value: &str) -> Result<String, ProxyConfError> {
     let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'*' | b'/');
     match !value.is_empty() && value.bytes().all(fine) {
         true => Ok(value.to_owned()),
@@ -48,7 +23,7 @@ pub(super) fn plain(key: &str, value: &str) -> Result<String, NginxError> {
 
 /// A location's prefix. nginx compares it with the decoded, normalised path, so anything that has another form there
 /// would never match.
-pub(super) fn location(key: &str, path: &str) -> Result<String, NginxError> {
+pub(super) fn location(key: &str, path: &str) -> Result<String, ProxyConfError> {
     let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'-' | b'_' | b'.' | b'~');
     let dots = path.split('/').any(|segment| matches!(segment, "." | ".."));
     match path.len() > 1 && path.bytes().all(fine) && !path.contains("//") && !dots {
@@ -61,23 +36,19 @@ pub(super) fn location(key: &str, path: &str) -> Result<String, NginxError> {
 }
 
 /// A folder for `alias`, with the slash at its end that keeps `..` inside.
-pub(super) fn folder(key: &str, path: &Path) -> Result<String, NginxError> {
+pub(super) fn folder(key: &str, path: &Path) -> Result<String, ProxyConfError> {
     if !path.is_absolute() {
         return Err(refused(key, "must be an absolute path for nginx, which would look below its own prefix"));
     }
     quoted(key, &format!("{}/", text_of(key, path)?.trim_end_matches('/')))
 }
 
-pub(super) fn quoted_path(key: &str, path: &Path) -> Result<String, NginxError> {
+pub(super) fn quoted_path(key: &str, path: &Path) -> Result<String, ProxyConfError> {
     quoted(key, text_of(key, path)?)
 }
 
-fn text_of<'p>(key: &str, path: &'p Path) -> Result<&'p str, NginxError> {
-    path.to_str().ok_or_else(|| refused(key, "is not UTF-8"))
-}
-
 /// One argument of a directive. `$` begins a variable, inside quotes too, and nginx knows no escape for it.
-pub(super) fn quoted(key: &str, value: &str) -> Result<String, NginxError> {
+pub(super) fn quoted(key: &str, value: &str) -> Result<String, ProxyConfError> {
     match value.chars().find(|c| *c == '$' || c.is_control()) {
         Some(c) => Err(refused(key, &format!("{value:?} holds {c:?}, which an nginx config cannot"))),
         None => Ok(quoted_or_plain(value)),

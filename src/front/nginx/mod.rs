@@ -1,4 +1,4 @@
-//! The nginx config that fits ours: what `sendimage nginx-conf` prints.
+//! The nginx config that fits ours: what `sendimage proxy-conf` prints.
 //!
 //! Each directive here answers a measured fault: nginx follows `X-Accel-Redirect` whatever the status, drops most headers
 //! on the way, reads a missing slash after `alias` as a way out of the folder, and closes a connection that it was not
@@ -7,33 +7,17 @@
 mod blocks;
 mod values;
 
-use std::{fmt::Write as _, path::PathBuf};
+use std::fmt::Write as _;
 
-use self::values::{folder, location, plain, public_address, quoted, quoted_path, refused, upstream};
-use crate::config::{Config, ListenAddress, OffloadMode};
-
-pub use self::values::NginxError;
-
-/// What the command line adds to the config.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NginxOptions {
-    /// A complete file for `nginx -c FILE`, in place of upstream and server blocks for `conf.d`.
-    pub whole: bool,
-    /// What nginx listens on: `8080` or `127.0.0.1:8080`. Otherwise the port of `server.public_url`.
-    pub listen: Option<String>,
-    /// Several gates that share one store. Otherwise the one at `server.listen`.
-    pub upstreams: Vec<ListenAddress>,
-    /// Whole files: where nginx keeps its pid, logs and temporary files. Otherwise its prefix (`nginx -p`).
-    pub directory: Option<PathBuf>,
-    /// Whole files: the user, or `USER:GROUP`, that nginx's workers run as. nginx started without root ignores it.
-    pub user: Option<String>,
-}
+use self::values::{folder, location, plain, quoted, quoted_path, upstream};
+use super::{ProxyConfError, ProxyOptions, public_address, refused};
+use crate::config::{Config, OffloadMode};
 
 /// Prints the config.
 ///
 /// # Errors
 /// A path, address or header value that nginx would read as something else: nginx has no escape for `$`, for one.
-pub fn nginx_conf(config: &Config, options: &NginxOptions) -> Result<String, NginxError> {
+pub(super) fn nginx_conf(config: &Config, options: &ProxyOptions) -> Result<String, ProxyConfError> {
     let site = Site::new(config, options)?;
     Ok(match options.whole {
         false => site.blocks(""),
@@ -61,7 +45,7 @@ struct Site<'a> {
 }
 
 impl<'a> Site<'a> {
-    fn new(config: &'a Config, options: &NginxOptions) -> Result<Self, NginxError> {
+    fn new(config: &'a Config, options: &ProxyOptions) -> Result<Self, ProxyConfError> {
         let (host, port) = public_address(&config.server.public_url);
         let upstreams = match options.upstreams.as_slice() {
             [] => std::slice::from_ref(&config.server.listen),
@@ -111,13 +95,13 @@ impl<'a> Site<'a> {
     }
 
     /// A complete file, for an nginx of its own that needs no privileges.
-    fn whole(&self, options: &NginxOptions) -> Result<String, NginxError> {
+    fn whole(&self, options: &ProxyOptions) -> Result<String, ProxyConfError> {
         let at = |name: &str| match &options.directory {
             Some(directory) => quoted_path("--directory", &directory.join(name)),
             None => Ok(name.to_owned()),
         };
         let mut text = String::from(
-            "# Printed by `sendimage nginx-conf --whole`. Run it with: nginx -e stderr -p DIRECTORY -c THIS_FILE\n",
+            "# Printed by `sendimage proxy-conf --whole`. Run it with: nginx -e stderr -p DIRECTORY -c THIS_FILE\n",
         );
         if let Some(user) = &options.user {
             let _ = writeln!(text, "user {};", plain("--user", user)?.replace(':', " "));
@@ -162,7 +146,7 @@ http {{
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::RouteConfig;
+    use crate::config::{ListenAddress, RouteConfig};
 
     fn config() -> Config {
         let mut config = Config::default();
@@ -171,7 +155,7 @@ mod tests {
     }
 
     fn printed(config: &Config) -> String {
-        nginx_conf(config, &NginxOptions::default()).unwrap()
+        nginx_conf(config, &ProxyOptions::default()).unwrap()
     }
 
     #[test]
@@ -190,9 +174,9 @@ mod tests {
     #[test]
     fn a_lone_gate_is_not_asked_twice() {
         assert!(printed(&config()).contains("proxy_next_upstream error;"));
-        let options = NginxOptions {
+        let options = ProxyOptions {
             upstreams: vec!["10.0.0.1:8480".parse().unwrap(), "10.0.0.2:8480".parse().unwrap()],
-            ..NginxOptions::default()
+            ..ProxyOptions::default()
         };
         let text = nginx_conf(&config(), &options).unwrap();
         assert!(text.contains("server 10.0.0.2:8480;") && text.contains("proxy_next_upstream error timeout;"));
@@ -231,7 +215,7 @@ mod tests {
         assert!(text.contains("location ^~ /a/ {") && text.contains("location ^~ /b/ {"));
         config.offload.redirect_url = "/a/".into();
         config.routes.insert("c".into(), route("/c/", Some(OffloadMode::Redirect)));
-        assert!(nginx_conf(&config, &NginxOptions::default()).is_err());
+        assert!(nginx_conf(&config, &ProxyOptions::default()).is_err());
     }
 
     #[test]
@@ -239,7 +223,7 @@ mod tests {
         let error = |change: fn(&mut Config)| {
             let mut config = config();
             change(&mut config);
-            nginx_conf(&config, &NginxOptions::default()).unwrap_err().to_string()
+            nginx_conf(&config, &ProxyOptions::default()).unwrap_err().to_string()
         };
         assert!(error(|c| c.store.root = "/srv/$host".into()).starts_with("store.root: "));
         assert!(error(|c| c.store.root = "/srv/a\nb".into()).starts_with("store.root: "));
@@ -253,7 +237,7 @@ mod tests {
             })
             .starts_with("offload.redirect_url: ")
         );
-        let options = NginxOptions { listen: Some("80; evil".into()), ..NginxOptions::default() };
+        let options = ProxyOptions { listen: Some("80; evil".into()), ..ProxyOptions::default() };
         assert!(nginx_conf(&config(), &options).unwrap_err().to_string().starts_with("--listen: "));
     }
 }
