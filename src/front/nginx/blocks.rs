@@ -74,7 +74,7 @@ server {{
     fn public_location(&self, text: &mut String, prefix: &str, mode: OffloadMode, first: bool) {
         let mut public = String::new();
         let hands_over = match mode {
-            OffloadMode::Accel | OffloadMode::AuthRequest => "nginx streams the file",
+            OffloadMode::Accel | OffloadMode::AuthRequest | OffloadMode::Sendfile => "nginx streams the file",
             OffloadMode::Redirect => "the browser is sent to the file",
             OffloadMode::Direct => "sendimage sends the bytes itself",
         };

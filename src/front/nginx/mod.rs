@@ -9,8 +9,8 @@ mod values;
 
 use std::fmt::Write as _;
 
-use self::values::{folder, location, plain, quoted, quoted_path, upstream};
-use super::{ProxyConfError, ProxyOptions, public_address, refused};
+use self::values::{folder, plain, quoted, quoted_path, upstream};
+use super::{ProxyConfError, ProxyOptions, public_address};
 use crate::config::{Config, OffloadMode};
 
 /// Prints the config.
@@ -47,25 +47,9 @@ struct Site<'a> {
 impl<'a> Site<'a> {
     fn new(config: &'a Config, options: &ProxyOptions) -> Result<Self, ProxyConfError> {
         let (host, port) = public_address(&config.server.public_url);
-        let upstreams = match options.upstreams.as_slice() {
-            [] => std::slice::from_ref(&config.server.listen),
-            given => given,
-        };
-        let routes: Vec<_> = config
-            .effective_routes()
-            .into_values()
-            .map(|route| (route.prefix, route.offload.unwrap_or(config.offload.mode)))
-            .collect();
-        let redirects = routes.iter().any(|(_, mode)| *mode == OffloadMode::Redirect);
-        let published = match config.offload.redirect_url.as_str() {
-            path if redirects && path.starts_with('/') => {
-                if routes.iter().any(|(prefix, _)| prefix == path) {
-                    return Err(refused("offload.redirect_url", "is also the prefix of a route"));
-                }
-                Some(location("offload.redirect_url", path)?)
-            }
-            _ => None,
-        };
+        let upstreams = super::upstreams(config, options);
+        let routes = super::routes(config);
+        let published = super::published(config, &routes)?;
         let headers = [
             ("Access-Control-Allow-Origin", &config.headers.access_control_allow_origin),
             ("Cross-Origin-Resource-Policy", &config.headers.cross_origin_resource_policy),
