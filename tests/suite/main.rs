@@ -6,6 +6,7 @@ mod browser;
 mod cli;
 mod decoders;
 mod geometry;
+mod handoff;
 #[allow(dead_code, reason = "shared with tests/faults, which uses the rest")]
 mod harness;
 mod hits;
