@@ -1,9 +1,8 @@
 //! The Apache config that fits ours: mod_proxy asks, mod_xsendfile streams.
 //!
 //! Each directive answers something seen with Apache 2.4 and mod_xsendfile 0.12: the proxy decodes and encodes paths anew unless
-//! told not to, sends a gate that was away for a moment no request for a minute, and calls every file's entity tag `"0"`, which is
-//! why sendimage sends one. A file that vanished before Apache could open it is a 404 of Apache's own, and an `ErrorDocument`
-//! brings the request back.
+//! told not to, begins to send bodies on before it refuses them, and every file's entity tag is `"0"`, which is why sendimage sends
+//! one. A file that vanished before Apache could open it is a 404 of Apache's own, and an `ErrorDocument` brings the request back.
 
 use std::fmt::Write as _;
 
@@ -220,8 +219,8 @@ Define SENDIMAGE_MODULES /usr/lib/apache2/modules
             "
     # Signed URLs; {hands_over}.
     <Location \"{prefix}\">
-        # timeout: render.deadline_seconds and two more, so that sendimage gives up first and says why. retry=0: a gate that was
-        # restarted is asked at once, and not after a minute. ttl: Apache lets go of an idle connection before sendimage does.
+        # timeout: render.deadline_seconds and two more, so that sendimage gives up first and says why. retry=0: a gate that could
+        # not be reached is asked again at once. ttl: Apache lets go of an idle connection before sendimage does.
         ProxyPass \"{gate}{prefix}\" nocanon{worker}
 ",
             gate = self.gate(),
