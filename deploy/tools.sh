@@ -14,13 +14,17 @@ as_root() {
     fi
 }
 
-# need COMMAND[=PACKAGE]...: installs the packages whose command is missing (the package is named like its command unless said).
+# need COMMAND[=PACKAGE]...: installs the packages whose command is missing (the package is named like its command unless said). For
+# what is no command: the file that the package brings, with its whole path.
 need() {
     local missing=() entry command package
     for entry in "$@"; do
         command=${entry%%=*} package=${entry#*=}
         # nginx lives in /usr/sbin, which is not on every user's PATH.
-        PATH="$PATH:/usr/sbin:/sbin" command -v "$command" >/dev/null || missing+=("$package")
+        case $command in
+            /*) [ -e "$command" ] || missing+=("$package") ;;
+            *) PATH="$PATH:/usr/sbin:/sbin" command -v "$command" >/dev/null || missing+=("$package") ;;
+        esac
     done
     [ ${#missing[@]} -eq 0 ] && return
     command -v apt-get >/dev/null || die "please install: ${missing[*]} (this script knows apt-get only)"
@@ -35,6 +39,12 @@ need() {
         apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@" >/dev/null' sh "${missing[@]}" || status=$?
     [ -n "$made" ] && as_root rm -f "$policy"
     [ "$status" = 0 ] || die "apt-get could not install: ${missing[*]}"
+    # Nor at the next start of the machine, where several would want port 80.
+    if [ -d /run/systemd/system ]; then
+        for package in "${missing[@]}"; do
+            [ ! -e "/lib/systemd/system/$package.service" ] || as_root systemctl disable --quiet "$package" || true
+        done
+    fi
 }
 
 # need_library PACKAGE [PACKAGE-IF-THERE-IS-ONE]: a library without a command to look for.

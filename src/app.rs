@@ -154,7 +154,7 @@ impl App {
             .into_iter()
             .map(|(name, route)| {
                 let mode = route.offload.unwrap_or(config.offload.mode);
-                (Arc::from(name), Offload::new(mode, &config.offload, &config.store.root))
+                (Arc::from(name), Offload::new(mode, config))
             })
             .collect();
         let key_uses = verifier.table().key_ids().map(|id| (id.clone(), metrics.key_counter(id))).collect();

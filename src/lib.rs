@@ -1,7 +1,8 @@
 //! sendimage is to images what X-Sendfile is to files.
 //!
 //! A signed URL comes in; the service proves that it may be served, makes sure the rendition exists in a folder shared with
-//! nginx, and answers with an empty body and `X-Accel-Redirect`, so that nginx streams the file itself.
+//! nginx, and answers with an empty body and `X-Accel-Redirect`, so that nginx streams the file itself. Apache, lighttpd and
+//! Caddy have ways of their own.
 //!
 //! # The life of a request
 //!
@@ -16,7 +17,8 @@
 //! 6. [`renditions`] asks the [`store`]; a hit ends here (and the next one like it finds steps 3 to 5 and its answer in
 //!    [`solved`]). A miss joins the single flight for its key: a render [`workers`]
 //!    process decodes, resamples and encodes, and the store publishes the file.
-//! 7. [`offload`] writes the answer. `X-Accel-Redirect` is set in one function, out of reach for every failure.
+//! 7. [`offload`] writes the answer. `X-Accel-Redirect` and `X-Sendfile` are set in one function each, out of reach for every
+//!    failure.
 //!
 //! # The rooms
 //!
@@ -38,7 +40,7 @@
 //! | [`app`] | the composition root |
 //! | [`upkeep`] | what is done to images outside of requests: purge, warm |
 //! | [`http`] | connections, requests, statuses |
-//! | [`front`] | the web server in front of us: its config that fits ours |
+//! | [`front`] | the web server in front of us: the config for nginx, Apache, lighttpd or Caddy that fits ours |
 //! | [`command`] | one file for each command |
 
 #[forbid(unsafe_code)]

@@ -14,6 +14,7 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   sendimage proxy-conf > /etc/nginx/conf.d/sendimage.conf
+  sendimage proxy-conf --server apache > /etc/apache2/sites-available/images.conf
   sendimage proxy-conf --whole --listen 127.0.0.1:8080 --directory /tmp/n > nginx.conf && nginx -p /tmp/n -c $PWD/nginx.conf")]
 pub struct Arguments {
     #[command(flatten)]

@@ -313,14 +313,20 @@ impl Config {
     }
 
     fn check_offload(&self, problem: &mut impl FnMut(&str, String)) {
-        // nginx comes back for a file that is not there; a browser does not.
+        // nginx and Caddy come back for a file that is not there; lighttpd and browsers do not.
         let comes_back = |mode| matches!(mode, OffloadMode::Accel | OffloadMode::AuthRequest);
         let modes = self.effective_routes().into_values().map(|route| route.offload.unwrap_or(self.offload.mode));
+        let modes: Vec<_> = modes.collect();
+        if modes.contains(&OffloadMode::Sendfile)
+            && self.store.root.as_os_str().as_encoded_bytes().iter().any(u8::is_ascii_control)
+        {
+            problem("store.root", "holds a control character, which X-Sendfile cannot".into());
+        }
         if self.store.existence != Existence::Check && !modes.into_iter().all(comes_back) {
             problem(
                 "store.existence",
-                "must be \"check\" where a route's offload mode is \"redirect\" or \"direct\": a rendition that is not there \
-                 after all is rendered when nginx asks again"
+                "must be \"check\" where a route's offload mode is \"sendfile\", \"redirect\" or \"direct\": a rendition that is \
+                 not there after all is rendered when nginx asks again"
                     .into(),
             );
         }
@@ -511,6 +517,11 @@ mod tests {
             ("[preset_sets]\na = [\"nope\"]\n", "preset_sets.a"),
             ("[offload]\nmode = \"redirect\"\n", "offload.redirect_url"),
             ("[offload]\nmode = \"direct\"\n[store]\nexistence = \"assume\"\nroot = \"/srv/r\"\n", "store.existence"),
+            (
+                "[offload]\nmode = \"sendfile\"\n[store]\nexistence = \"remember\"\nroot = \"/srv/r\"\n",
+                "store.existence",
+            ),
+            ("[offload]\nmode = \"sendfile\"\n[store]\nroot = \"/srv/\\u0007\"\n", "store.root"),
             ("[catalogue]\nkind = \"sqlite\"\n", "catalogue.url"),
             ("[catalogue]\nsource = \"media\"\n", "catalogue.source"),
             ("[routes.a]\nprefix = \"/a/\"\n[routes.b]\nprefix = \"/a/\"\n", "routes.b.prefix"),

@@ -344,6 +344,8 @@ pub enum OffloadMode {
     Accel,
     /// nginx asks for a verdict, keeps it for a while, and streams the file without asking again.
     AuthRequest,
+    /// `X-Sendfile`: Apache (mod_xsendfile) or lighttpd streams the file.
+    Sendfile,
     /// A redirect to where the store's folder is published.
     Redirect,
     /// The service streams the file itself: for trying it, and for sites without nginx.

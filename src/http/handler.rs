@@ -35,7 +35,7 @@ use crate::{
     spec::{Accepted, FilterSpec},
 };
 
-/// nginx marks a request that comes back because the file was not there when it opened it.
+/// The web server marks a request that comes back because the file was not there when it opened it.
 const X_SENDIMAGE_AGAIN: HeaderName = HeaderName::from_static("x-sendimage-again");
 
 /// Answers one request on the public listener: always an answer, with its line in the log and its count in the metrics.
@@ -220,9 +220,16 @@ pub(super) async fn hand_over(
     let Ensured { stored, planned, how } = ensured;
     let again = ask == Ask::Disk;
     if again && how == How::Hit {
-        tracing::warn!(path = stored.path, "nginx could not open a rendition that is there: see its error log");
+        tracing::warn!(
+            path = stored.path,
+            "the web server could not open a rendition that is there: see its error log"
+        );
     }
-    let disposition = if again { None } else { Some(disposition(verified, image, stored.format)?) };
+    let offload = app.offload(&verified.route().name);
+    let disposition = match again && offload.keeps_disposition() {
+        true => None,
+        false => Some(disposition(verified, image, stored.format)?),
+    };
     let caching = Caching {
         max_age: if interim { max_age.min(app.interim_max_age()) } else { max_age },
         is_private: verified.is_private(),
@@ -230,7 +237,7 @@ pub(super) async fn hand_over(
         varies_by: app.verifier.varies_by(verified.route()),
     };
     let served = Served { stored, disposition, caching };
-    let mut response = app.offload(&verified.route().name).respond(&served, method, headers).await?;
+    let mut response = offload.respond(&served, method, headers).await?;
     // A place for the id that each answer gets at its end: the table of a copy would have to grow for it.
     response.headers_mut().insert(X_REQUEST_ID, HeaderValue::from_static(""));
     if how == How::Hit && !again && !interim {

@@ -1,21 +1,28 @@
 //! A stored rendition to an answer: who sends the bytes.
 //!
 //! Only these functions make a success, and only from a [`Served`]: nginx follows `X-Accel-Redirect` whatever the status
-//! beside it is, so the header must be out of reach for every refusal and failure.
+//! beside it is, and lighttpd `X-Sendfile`, so these headers must be out of reach for every refusal and failure.
 
 mod accel;
 mod direct;
 mod disposition;
 mod redirect;
+mod sendfile;
 mod verdict;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::{
     HeaderMap, Response,
-    header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderName, HeaderValue, VARY},
+    header::{
+        ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
+        HeaderName, HeaderValue, InvalidHeaderValue, VARY, X_CONTENT_TYPE_OPTIONS,
+    },
 };
 use tower_http::services::fs::ServeFileSystemResponseBody;
 
@@ -23,7 +30,7 @@ pub use disposition::{content_disposition, file_name};
 pub use verdict::{NO_VERDICT, verdict};
 
 use crate::{
-    config::{OffloadConfig, OffloadMode},
+    config::{Config, HeadersConfig, OffloadMode},
     store::StoredRendition,
 };
 
@@ -92,9 +99,46 @@ impl Caching {
     }
 }
 
-/// An offload backend.
+/// What answers with an image carry besides its own headers, where no web server adds it.
+#[derive(Clone, Debug, Default)]
+struct ImageHeaders {
+    /// Those of `[headers]`.
+    cross_origin: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl ImageHeaders {
+    fn new(config: &HeadersConfig) -> Self {
+        let said = [
+            (ACCESS_CONTROL_ALLOW_ORIGIN, &config.access_control_allow_origin),
+            (HeaderName::from_static("cross-origin-resource-policy"), &config.cross_origin_resource_policy),
+        ];
+        // The config's check has seen that each is fit for a header.
+        let fit = |(name, value): (_, &Option<String>)| Some((name, HeaderValue::try_from(value.as_deref()?).ok()?));
+        Self { cross_origin: said.into_iter().filter_map(fit).collect() }
+    }
+
+    /// What `[headers]` says; a browser that fetches across origins asks a redirect for it, too.
+    fn allow(&self, headers: &mut HeaderMap) {
+        headers.extend(self.cross_origin.iter().cloned());
+    }
+
+    /// Everything that an image needs: one that a browser is talked into reading as a page runs no script.
+    fn secure(&self, headers: &mut HeaderMap) {
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
+        self.allow(headers);
+    }
+}
+
+/// The offload backend of a route.
 #[derive(Clone, Debug)]
-pub enum Offload {
+pub struct Offload {
+    by: By,
+    added: ImageHeaders,
+}
+
+#[derive(Clone, Debug)]
+enum By {
     /// `X-Accel-Redirect`.
     Accel {
         /// The prefix of nginx's internal location.
@@ -109,6 +153,11 @@ pub enum Offload {
         /// 301, 302 or 307.
         status: hyper::StatusCode,
     },
+    /// `X-Sendfile`.
+    Sendfile {
+        /// The store's root.
+        root: PathBuf,
+    },
     /// The service streams the file itself.
     Direct {
         /// The store's root.
@@ -118,18 +167,22 @@ pub enum Offload {
 
 impl Offload {
     /// The backend for a mode.
-    pub fn new(mode: OffloadMode, config: &OffloadConfig, store_root: &std::path::Path) -> Self {
-        match mode {
-            OffloadMode::Accel | OffloadMode::AuthRequest => Self::Accel {
+    pub fn new(mode: OffloadMode, config: &Config) -> Self {
+        let (root, added) = (config.store.root.clone(), ImageHeaders::new(&config.headers));
+        let config = &config.offload;
+        let by = match mode {
+            OffloadMode::Accel | OffloadMode::AuthRequest => By::Accel {
                 internal_prefix: config.internal_prefix.clone(),
                 verdicts: (mode == OffloadMode::AuthRequest).then(|| Duration::from_secs(config.verdict_cache_seconds)),
             },
-            OffloadMode::Redirect => Self::Redirect {
+            OffloadMode::Redirect => By::Redirect {
                 url: config.redirect_url.clone(),
                 status: hyper::StatusCode::from_u16(config.redirect_status).unwrap_or(hyper::StatusCode::FOUND),
             },
-            OffloadMode::Direct => Self::Direct { root: store_root.to_owned() },
-        }
+            OffloadMode::Sendfile => By::Sendfile { root },
+            OffloadMode::Direct => By::Direct { root },
+        };
+        Self { by, added }
     }
 
     /// The success answer for a rendition. `headers` are the request's, for the conditions and ranges that `direct` heeds;
@@ -143,20 +196,25 @@ impl Offload {
         method: &hyper::Method,
         headers: &HeaderMap,
     ) -> Result<Response<Body>, OffloadError> {
-        match self {
-            Self::Accel { internal_prefix, .. } => accel::respond(internal_prefix, served),
-            Self::Redirect { url, status } => redirect::respond(url, *status, served),
-            Self::Direct { root } => direct::respond(root, served, method, headers).await,
+        match &self.by {
+            By::Accel { internal_prefix, .. } => accel::respond(internal_prefix, served),
+            By::Redirect { url, status } => redirect::respond(url, *status, &self.added, served),
+            By::Sendfile { root } => sendfile::respond(root, &self.added, served),
+            By::Direct { root } => direct::respond(root, &self.added, served, method, headers).await,
         }
     }
-}
 
-impl Offload {
+    /// Whether the web server still has the `Content-Disposition` of its first round when it asks once more: nginx would send
+    /// both.
+    pub fn keeps_disposition(&self) -> bool {
+        matches!(self.by, By::Accel { .. })
+    }
+
     /// For how long nginx may keep a verdict, where it asks for verdicts at all.
     pub fn verdicts(&self) -> Option<Duration> {
-        match self {
-            Self::Accel { verdicts, .. } => *verdicts,
-            Self::Redirect { .. } | Self::Direct { .. } => None,
+        match self.by {
+            By::Accel { verdicts, .. } => verdicts,
+            By::Redirect { .. } | By::Sendfile { .. } | By::Direct { .. } => None,
         }
     }
 }
@@ -166,7 +224,7 @@ impl Offload {
 pub enum OffloadError {
     /// A header value that HTTP cannot carry.
     #[error("a header cannot be written: {0}")]
-    Header(#[from] hyper::header::InvalidHeaderValue),
+    Header(#[from] InvalidHeaderValue),
     /// `direct`: the file cannot be opened.
     #[error("the stored file cannot be opened: {0}")]
     Open(std::io::Error),
@@ -178,6 +236,12 @@ impl Served {
         let mut response = Response::new(Either::Left(Full::default()));
         *response.status_mut() = status;
         response
+    }
+
+    /// The entity tag that nginx would make of the file, so that it says the same whoever sends the bytes.
+    fn etag(&self) -> Result<HeaderValue, InvalidHeaderValue> {
+        let modified = self.stored.modified.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        HeaderValue::try_from(format!("\"{modified:x}-{:x}\"", self.stored.bytes))
     }
 
     fn describe(&self, headers: &mut HeaderMap) {

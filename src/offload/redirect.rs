@@ -6,12 +6,18 @@ use hyper::{
     header::{HeaderValue, LOCATION},
 };
 
-use super::{Body, OffloadError, Served};
+use super::{Body, ImageHeaders, OffloadError, Served};
 
-pub(super) fn respond(url: &str, status: StatusCode, served: &Served) -> Result<Response<Body>, OffloadError> {
+pub(super) fn respond(
+    url: &str,
+    status: StatusCode,
+    added: &ImageHeaders,
+    served: &Served,
+) -> Result<Response<Body>, OffloadError> {
     let mut response = served.empty(status);
     let headers = response.headers_mut();
     headers.insert(LOCATION, HeaderValue::try_from(format!("{url}{}", served.stored.path))?);
     served.cache(headers)?;
+    added.allow(headers);
     Ok(response)
 }

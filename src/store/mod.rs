@@ -3,7 +3,7 @@
 mod fs;
 mod sweep;
 
-use std::{fs::File, future::Future, io, pin::Pin};
+use std::{fs::File, future::Future, io, pin::Pin, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -24,12 +24,14 @@ pub struct StoredRendition {
     pub format: ImageFormat,
     /// Its length in bytes.
     pub bytes: u64,
+    /// The modification time of its file, which follows from its key.
+    pub modified: SystemTime,
 }
 
 impl StoredRendition {
     /// The rendition of a key, found or made with this length.
     pub fn new(key: &RenditionKey, bytes: u64) -> Self {
-        Self { path: key.path().to_owned(), format: key.format(), bytes }
+        Self { path: key.path().to_owned(), format: key.format(), bytes, modified: key.modified() }
     }
 }
 

@@ -35,7 +35,9 @@ fn bad_configs_are_78_and_name_file_and_key() {
         ("[render]\nworkers = \"many\"\n", "render.workers"),
         ("[signing]\nsecret = \"short\"\n", "default"),
         ("[signing]\nkeys = []\n", "no key is set"),
-        ("[auth]\nmode = \"jwt\"\n", "auth.mode"),
+        ("[auth]\nmode = \"jwt\"\n", "auth.jwt.keys"),
+        ("[auth]\nmode = \"forward\"\n", "auth.forward.url"),
+        ("[auth]\nmode = \"none\"\n", "auth.mode"),
         ("[catalogue]\nkind = \"manifest\"\nfile = \"{dir}/nope.csv\"\nsource = \"media\"\n", "nope.csv"),
     ] {
         let site = Site::new(config);

@@ -1,9 +1,9 @@
-//! A real service, a real nginx, and a client that sends exactly the bytes it is given.
+//! A real service, a real web server, and a client that sends exactly the bytes it is given.
 
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    os::unix::{fs::PermissionsExt, net::UnixStream},
+    os::unix::{fs::PermissionsExt, net::UnixStream, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -22,7 +22,7 @@ pub const OPS_TOKEN: &str = "the-token-of-the-tests";
 pub struct Site {
     pub folder: TempDir,
     service: Option<Child>,
-    nginx: Option<Child>,
+    front: Option<Child>,
     pub ops: SocketAddr,
     nginx_port: u16,
 }
@@ -36,7 +36,7 @@ impl Site {
         std::fs::create_dir(folder.path().join("media")).unwrap();
         let ops: SocketAddr = ([127, 0, 0, 1], free_port()).into();
         let nginx_port = free_port();
-        let site = Self { folder, service: None, nginx: None, ops, nginx_port };
+        let site = Self { folder, service: None, front: None, ops, nginx_port };
         site.configure(config);
         site
     }
@@ -164,38 +164,94 @@ impl Site {
     pub fn with_nginx_edited(mut self, socket: &str, edit: impl FnOnce(String) -> String) -> Self {
         let directory = self.path("nginx");
         std::fs::create_dir(&directory).unwrap();
-        let listen = format!("127.0.0.1:{}", self.nginx_port);
-        let directory_text = directory.display().to_string();
-        let output = Command::new(SENDIMAGE)
-            .args(["proxy-conf", "--whole", "--listen", &listen, "--directory", &directory_text, "-c"])
-            .arg(self.config())
-            .env("SENDIMAGE_SERVER__LISTEN", format!("unix:{}", self.path(socket).display()))
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let conf = directory.join("nginx.conf");
-        std::fs::write(&conf, edit(String::from_utf8(output.stdout).unwrap())).unwrap();
+        let conf = self.printed_conf(socket, &directory, &[]);
+        std::fs::write(directory.join("nginx.conf"), edit(conf)).unwrap();
         let log = std::fs::File::create(self.path("nginx.log")).unwrap();
-        let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
         let child = Command::new("nginx")
-            .env("PATH", path)
+            .env("PATH", system_path())
             .args(["-g", "daemon off;", "-e", "stderr", "-p"])
             .arg(&directory)
             .arg("-c")
-            .arg(&conf)
+            .arg(directory.join("nginx.conf"))
             .stderr(log)
             .spawn()
             .expect("nginx is installed (tests/run does it)");
-        self.nginx = Some(child);
+        self.front = Some(child);
         let port = self.nginx_port;
         wait_for(Duration::from_secs(10), || TcpStream::connect(("127.0.0.1", port)).is_ok())
             .unwrap_or_else(|()| panic!("nginx:\n{}", std::fs::read_to_string(self.path("nginx.log")).unwrap()));
         self
     }
 
+    /// What `proxy-conf --whole` prints for a server that asks a socket in the site's folder.
+    pub fn printed_conf(&self, socket: &str, directory: &Path, arguments: &[&str]) -> String {
+        let listen = format!("127.0.0.1:{}", self.nginx_port);
+        let output = Command::new(SENDIMAGE)
+            .args(["proxy-conf", "--whole", "--listen", &listen, "--directory"])
+            .arg(directory)
+            .arg("-c")
+            .arg(self.config())
+            .args(arguments)
+            .env("SENDIMAGE_SERVER__LISTEN", format!("unix:{}", self.path(socket).display()))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Starts a web server with the config that `proxy-conf --server` prints. It works as its package has it: as another user
+    /// than root, whoever runs the tests.
+    pub fn with_front(self, server: &str, socket: &str) -> Self {
+        match server {
+            "nginx" => self.with_nginx_before(socket),
+            other => self.with_front_told(other, socket, &[]),
+        }
+    }
+
+    /// As [`Self::with_front`], with more arguments for `proxy-conf`; not for nginx.
+    pub fn with_front_told(mut self, server: &str, socket: &str, arguments: &[&str]) -> Self {
+        let directory = self.path(server);
+        std::fs::create_dir(&directory).unwrap();
+        let root = rustix::process::geteuid().is_root();
+        // Caddy knows no user to change to.
+        let user: &[&str] = if root && server != "caddy" { &["--user", "www-data"] } else { &[] };
+        let conf = directory.join("conf");
+        std::fs::write(
+            &conf,
+            self.printed_conf(socket, &directory, &[&["--server", server], user, arguments].concat()),
+        )
+        .unwrap();
+        let mut command = Command::new(program_of(server));
+        match server {
+            "apache" => command.args(["-D", "FOREGROUND", "-f"]).arg(&conf),
+            "lighttpd" => command.args(["-D", "-f"]).arg(&conf),
+            "caddy" => command.args(["run", "--adapter", "caddyfile", "--config"]).arg(&conf).env("HOME", &directory),
+            other => panic!("no such server: {other}"),
+        };
+        if root {
+            let (user, group) = user_ids("www-data");
+            std::os::unix::fs::chown(&directory, Some(user), Some(group)).unwrap();
+            if server == "caddy" {
+                command.uid(user).gid(group);
+            }
+        }
+        let log = std::fs::File::create(self.path("front.log")).unwrap();
+        self.front = Some(command.env("PATH", system_path()).stderr(log).spawn().unwrap());
+        let port = self.nginx_port;
+        wait_for(Duration::from_secs(20), || TcpStream::connect(("127.0.0.1", port)).is_ok())
+            .unwrap_or_else(|()| panic!("{server}:\n{}", self.front_log(server)));
+        self
+    }
+
+    /// What a web server other than nginx had to say.
+    pub fn front_log(&self, server: &str) -> String {
+        let read = |path: &str| std::fs::read_to_string(self.path(path)).unwrap_or_default();
+        read("front.log") + &read(&format!("{server}/error.log"))
+    }
+
     /// Lets nginx read its config anew.
     pub fn reload_nginx(&self) {
-        let pid = rustix::process::Pid::from_raw(self.nginx.as_ref().unwrap().id() as i32).unwrap();
+        let pid = rustix::process::Pid::from_raw(self.front.as_ref().unwrap().id() as i32).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
     }
 
@@ -217,6 +273,11 @@ impl Site {
 
     pub fn gate_stream(&self) -> UnixStream {
         UnixStream::connect(self.path("gate.sock")).unwrap()
+    }
+
+    /// A request through the web server, whichever it is.
+    pub fn front(&self, method: &str, target: &str, headers: &str) -> Response {
+        self.nginx(method, target, headers)
     }
 
     /// A request through nginx.
@@ -275,7 +336,7 @@ impl Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
-        for mut child in [self.nginx.take(), self.service.take()].into_iter().flatten() {
+        for mut child in [self.front.take(), self.service.take()].into_iter().flatten() {
             let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
             if wait_for(Duration::from_secs(5), || matches!(child.try_wait(), Ok(Some(_)))).is_err() {
@@ -284,6 +345,31 @@ impl Drop for Site {
             }
         }
     }
+}
+
+/// Where servers are, which may not be on a user's own path.
+pub fn system_path() -> String {
+    format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default())
+}
+
+/// The program of a web server that `proxy-conf` knows.
+fn program_of(server: &str) -> &str {
+    if server == "apache" { "apache2" } else { server }
+}
+
+/// Whether a web server is installed, and Apache's module with it.
+pub fn has_front(server: &str) -> bool {
+    let is_there = |program: &str| std::env::split_paths(&system_path()).any(|folder| folder.join(program).is_file());
+    is_there(program_of(server))
+        && (server != "apache" || Path::new("/usr/lib/apache2/modules/mod_xsendfile.so").is_file())
+}
+
+/// User and group of a name in `/etc/passwd`.
+fn user_ids(name: &str) -> (u32, u32) {
+    let users = std::fs::read_to_string("/etc/passwd").unwrap();
+    let fields: Vec<&str> =
+        users.lines().map(|line| line.split(':').collect()).find(|f: &Vec<_>| f[0] == name).unwrap();
+    (fields[2].parse().unwrap(), fields[3].parse().unwrap())
 }
 
 /// An answer, taken apart.

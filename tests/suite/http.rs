@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::harness::{Response, Site, exchange};
+use crate::harness::{Response, Site, exchange, wait_for};
 
 /// Everything that is not a success hands nothing over: nginx would follow the header whatever the status.
 fn assert_hands_nothing_over(response: &Response, why: &str) {
@@ -295,7 +295,7 @@ fn no_secret_and_no_path_of_a_secret_in_the_log() {
     site.gate("GET", &url, "");
     site.gate("GET", &url.replace("width-50", "width-51"), "");
     // A thread of its own writes the log.
-    let _ = crate::harness::wait_for(Duration::from_secs(5), || site.log().contains("refused"));
+    let _ = wait_for(Duration::from_secs(5), || site.log().contains("refused"));
     let log = site.log();
     assert!(log.contains("served") && log.contains("refused"), "{log}");
     assert!(!log.contains(crate::harness::KEY));

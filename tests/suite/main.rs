@@ -8,6 +8,7 @@ mod clients;
 mod decoders;
 mod forward;
 mod geometry;
+mod handoff;
 #[allow(dead_code, reason = "shared with tests/faults, which uses the rest")]
 mod harness;
 mod hits;

@@ -391,6 +391,7 @@ fn the_example_names_every_key() {
                 line.starts_with(&format!("{start}{name} = "))
                     || line.starts_with(&format!("{start}[{name}]"))
                     || line.starts_with(&format!("{start}[{name}."))
+                    || line.ends_with(&format!(".{name}]"))
             })
         });
         // Keys of the entries of signing.keys and auth.jwt.keys stand within a line, or in the sentence above it.

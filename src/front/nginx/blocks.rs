@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::{PublicRoute, Site, values::quoted_or_plain};
-use crate::config::{AuthMode, ListenAddress, OffloadMode};
+use super::{PublicRoute, Site, any_auth, client_header, values::quoted_or_plain};
+use crate::config::{AuthMode, OffloadMode};
 
 impl Site<'_> {
     /// The upstream and the server block.
@@ -78,7 +78,7 @@ server {{
         let mut public = String::new();
         let prefix = &route.prefix;
         let hands_over = match route.mode {
-            OffloadMode::Accel | OffloadMode::AuthRequest => "nginx streams the file",
+            OffloadMode::Accel | OffloadMode::AuthRequest | OffloadMode::Sendfile => "nginx streams the file",
             OffloadMode::Redirect => "the browser is sent to the file",
             OffloadMode::Direct => "sendimage sends the bytes itself",
         };
@@ -185,7 +185,7 @@ proxy_cache_path {} levels=1:2 keys_zone=sendimage_verdicts:16m max_size=256m in
 ",
         );
         let mut settings = String::new();
-        self.proxy_settings(&mut settings, self.any_auth());
+        self.proxy_settings(&mut settings, any_auth(&self.routes));
         let code = |line: &&str| !line.trim_start().starts_with('#');
         for line in settings.lines().filter(code).filter(|line| !line.contains("proxy_cache off")) {
             let _ = writeln!(text, "{line}");
@@ -231,11 +231,6 @@ proxy_cache_path {} levels=1:2 keys_zone=sendimage_verdicts:16m max_size=256m in
         }
     }
 
-    /// What a location that serves every route has to pass on.
-    fn any_auth(&self) -> AuthMode {
-        self.routes.iter().map(|route| route.auth).find(|auth| *auth != AuthMode::Off).unwrap_or_default()
-    }
-
     /// What every proxied request to the gate needs.
     fn proxy_settings(&self, text: &mut String, auth: AuthMode) {
         let read_seconds = (self.config.render.deadline_seconds + 2.0).ceil();
@@ -255,8 +250,7 @@ proxy_cache_path {} levels=1:2 keys_zone=sendimage_verdicts:16m max_size=256m in
             AuthMode::Jwt | AuthMode::Forward => "        # Cookie and Authorization say who asks: they go along.\n",
         }
         .to_owned();
-        let header = &self.config.log.client_address_header;
-        if matches!(self.config.server.listen, ListenAddress::Unix(_)) && !header.is_empty() {
+        if let Some(header) = client_header(self.config) {
             let _ = writeln!(
                 credentials,
                 "        # For sendimage's log. Never what the browser says: this line replaces it.
@@ -327,7 +321,7 @@ proxy_cache_path {} levels=1:2 keys_zone=sendimage_verdicts:16m max_size=256m in
 ",
         );
         let mut settings = String::new();
-        self.proxy_settings(&mut settings, self.any_auth());
+        self.proxy_settings(&mut settings, any_auth(&self.routes));
         for line in settings.lines().filter(|line| !line.trim_start().starts_with('#')) {
             let _ = writeln!(text, "{line}");
         }

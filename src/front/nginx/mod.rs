@@ -9,9 +9,9 @@ mod values;
 
 use std::fmt::Write as _;
 
-use self::values::{folder, location, plain, quoted, quoted_path, upstream};
-use super::{ProxyConfError, ProxyOptions, public_address, refused};
-use crate::config::{AuthMode, Config, OffloadMode};
+use self::values::{folder, plain, quoted, quoted_path, upstream};
+use super::{ProxyConfError, ProxyOptions, PublicRoute, any_auth, client_header, public_address};
+use crate::config::Config;
 
 /// Prints the config.
 ///
@@ -46,39 +46,12 @@ struct Site<'a> {
     headers: Vec<(&'static str, String)>,
 }
 
-/// A public location.
-struct PublicRoute {
-    prefix: String,
-    mode: OffloadMode,
-    auth: AuthMode,
-}
-
 impl<'a> Site<'a> {
     fn new(config: &'a Config, options: &ProxyOptions) -> Result<Self, ProxyConfError> {
         let (host, port) = public_address(&config.server.public_url);
-        let upstreams = match options.upstreams.as_slice() {
-            [] => std::slice::from_ref(&config.server.listen),
-            given => given,
-        };
-        let routes: Vec<_> = config
-            .effective_routes()
-            .into_values()
-            .map(|route| PublicRoute {
-                prefix: route.prefix,
-                mode: route.offload.unwrap_or(config.offload.mode),
-                auth: route.auth.unwrap_or(config.auth.mode),
-            })
-            .collect();
-        let redirects = routes.iter().any(|route| route.mode == OffloadMode::Redirect);
-        let published = match config.offload.redirect_url.as_str() {
-            path if redirects && path.starts_with('/') => {
-                if routes.iter().any(|route| route.prefix == path) {
-                    return Err(refused("offload.redirect_url", "is also the prefix of a route"));
-                }
-                Some(location("offload.redirect_url", path)?)
-            }
-            _ => None,
-        };
+        let upstreams = super::upstreams(config, options);
+        let routes = super::routes(config);
+        let published = super::published(config, &routes)?;
         let headers = [
             ("Access-Control-Allow-Origin", &config.headers.access_control_allow_origin),
             ("Cross-Origin-Resource-Policy", &config.headers.cross_origin_resource_policy),
@@ -164,7 +137,7 @@ http {{
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ListenAddress, RouteConfig};
+    use crate::config::{ListenAddress, OffloadMode, RouteConfig};
 
     fn config() -> Config {
         let mut config = Config::default();

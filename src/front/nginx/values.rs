@@ -21,20 +21,6 @@ pub(super) fn plain(key: &str, value: &str) -> Result<String, ProxyConfError> {
     }
 }
 
-/// A location's prefix. nginx compares it with the decoded, normalised path, so anything that has another form there
-/// would never match.
-pub(super) fn location(key: &str, path: &str) -> Result<String, ProxyConfError> {
-    let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'-' | b'_' | b'.' | b'~');
-    let dots = path.split('/').any(|segment| matches!(segment, "." | ".."));
-    match path.len() > 1 && path.bytes().all(fine) && !path.contains("//") && !dots {
-        true => Ok(path.to_owned()),
-        false => Err(refused(
-            key,
-            "as a location in nginx it holds letters, digits, '-', '_', '.', '~' between its slashes, and more than one slash",
-        )),
-    }
-}
-
 /// A folder for `alias`, with the slash at its end that keeps `..` inside.
 pub(super) fn folder(key: &str, path: &Path) -> Result<String, ProxyConfError> {
     if !path.is_absolute() {
