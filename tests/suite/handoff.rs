@@ -26,8 +26,11 @@ use sendimage::{
 
 use crate::harness::{Response, SENDIMAGE, Site, exchange, files, has_front, parse, system_path};
 
+/// A behaviour's name, and what is asked of a pair that has it.
+type Behaviour = (&'static str, fn(&Pair));
+
 /// What is asked of each pair. A redirect is followed, as a browser does, wherever "the answer" is spoken of.
-const BEHAVIOURS: &[(&str, fn(&Pair))] = &[
+const BEHAVIOURS: &[Behaviour] = &[
     ("the bytes are those of the stored file", bytes),
     ("HEAD tells the length and sends nothing", head),
     ("ranges", ranges),

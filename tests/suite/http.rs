@@ -309,7 +309,7 @@ fn sighup_applies_a_good_config_whole_and_a_bad_one_not_at_all() {
         let before = site.log().matches(word).count();
         site.signal(rustix::process::Signal::HUP);
         let done = || site.log().matches(word).count() > before;
-        crate::harness::wait_for(Duration::from_secs(5), done).unwrap_or_else(|()| panic!("{word}: {}", site.log()));
+        wait_for(Duration::from_secs(5), done).unwrap_or_else(|()| panic!("{word}: {}", site.log()));
     };
     let site = Site::new("").serve();
     site.add("photo_land.jpg", "a.jpg");

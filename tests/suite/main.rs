@@ -13,6 +13,7 @@ mod handoff;
 mod harness;
 mod hits;
 mod http;
+mod keys;
 mod migration;
 mod negotiation;
 mod nginx_conf;
