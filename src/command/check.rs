@@ -38,8 +38,8 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     for (key, says) in config.without_effect() {
         findings.push(finding(key, Ok::<_, CommandError>(format!("no effect: {says}"))));
     }
-    for key in config.trials() {
-        findings.push(finding(key, Ok::<_, CommandError>("on trial: what should be refused is served, and logged")));
+    for (key, says) in config.cautions() {
+        findings.push(finding(key, Ok::<_, CommandError>(format!("allowed, with caution: {says}"))));
     }
     findings.extend(keys(config)?);
     findings.extend(runtime()?.block_on(parts(config))?);
@@ -56,8 +56,8 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     if findings.iter().all(|finding| finding.result.ok) { Ok(()) } else { Err(CommandError::Silent) }
 }
 
-fn finding(part: impl Into<String>, result: Result<impl Into<String>, impl std::fmt::Display>) -> Finding {
-    Finding { part: part.into(), result: Part::new(result.map(Into::into)) }
+fn finding(part: impl Into<String>, result: Result<String, impl std::fmt::Display>) -> Finding {
+    Finding { part: part.into(), result: Part::new(result) }
 }
 
 fn keys(config: &Config) -> Result<Vec<Finding>, CommandError> {

@@ -45,8 +45,8 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     for (key, says) in loaded.config.without_effect() {
         tracing::warn!(key, says, "a config key without effect");
     }
-    for key in loaded.config.trials() {
-        tracing::warn!(key, "on trial: what should be refused is served, and logged");
+    for (key, says) in loaded.config.cautions() {
+        tracing::warn!(key, says, "allowed, with caution");
     }
     runtime()?.block_on(serve(&loaded.config, Some(&arguments.config), inherited, &log, |_| {}))
 }

@@ -9,7 +9,7 @@ use std::{
 use config::{Environment, File, FileFormat};
 use thiserror::Error;
 
-use super::{CatalogueKind, Config, Existence, OffloadMode};
+use super::{AuthMode, CatalogueKind, Config, Existence, OffloadMode};
 use crate::{
     model::ImageFormat,
     spec::{FilterSpec, Operation},
@@ -392,12 +392,29 @@ impl Config {
         keys
     }
 
-    /// Switches that let through what would be refused: an operator must not forget one.
-    pub fn trials(&self) -> Vec<&'static str> {
-        [("auth.log_only", self.auth.log_only), ("signing.log_only", self.signing.log_only)]
-            .into_iter()
-            .filter_map(|(key, is_on)| is_on.then_some(key))
-            .collect()
+    /// What is allowed, and weaker than it may look: key and sentence. An operator must not forget it.
+    pub fn cautions(&self) -> Vec<(String, &'static str)> {
+        let mut cautions = Vec::new();
+        for (key, is_on) in [("auth.log_only", self.auth.log_only), ("signing.log_only", self.signing.log_only)] {
+            if is_on {
+                cautions.push((key.to_owned(), "on trial: what should be refused is served, and logged"));
+            }
+        }
+        if self.auth.jwt.query {
+            cautions.push((
+                "auth.jwt.query".to_owned(),
+                "tokens in URLs are seen in logs, and go along where a link is passed on",
+            ));
+        }
+        for (name, route) in self.effective_routes() {
+            let asks = route.auth.unwrap_or(self.auth.mode) != AuthMode::Off;
+            if asks && route.offload.unwrap_or(self.offload.mode) == OffloadMode::Redirect {
+                let says =
+                    "a redirect tells who may see an image where everybody can fetch it: the address can be passed on";
+                cautions.push((format!("routes.{name}"), says));
+            }
+        }
+        cautions
     }
 
     /// The routes as configured, or the one that the sections make: name and section.
@@ -496,6 +513,24 @@ mod tests {
         assert_eq!(config.signing.secret.unwrap().expose(), "0123456789012345");
         assert_eq!(config.signing.wagtail_keys.len(), 2);
         assert_eq!(config.sources["media"].root, Path::new("/srv/media"));
+    }
+
+    #[test]
+    fn what_is_weaker_than_it_looks_is_said() {
+        let cautions = |text: &str| {
+            let config = parsed(&format!("{text}{ROOT}"), &[]).unwrap();
+            config.cautions().into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+        };
+        assert_eq!(cautions(""), [""; 0]);
+        assert_eq!(
+            cautions("[signing]\nlog_only = true\n[auth]\nlog_only = true\n"),
+            ["auth.log_only", "signing.log_only"]
+        );
+        let forward = "[auth]\nmode = \"forward\"\n[auth.forward]\nurl = \"http://127.0.0.1/x\"\n";
+        assert_eq!(cautions(forward), [""; 0]);
+        let redirect = "[offload]\nmode = \"redirect\"\nredirect_url = \"/files/\"\n";
+        assert_eq!(cautions(&format!("{forward}{redirect}")), ["routes.images"]);
+        assert_eq!(cautions(redirect), [""; 0]);
     }
 
     #[test]

@@ -26,6 +26,7 @@ use super::{
 use crate::{
     access::{Bearer, ImageRef, Refusal, Route, SignedUrl, UrlError, VerifiedRequest, VerifyError},
     app::App,
+    catalogue::CatalogueError,
     config::AuthMode,
     metrics::{AuthOutcome, Outcome},
     model::{ImageFormat, SourceImage},
@@ -313,8 +314,9 @@ pub async fn find_image(
     };
     let admitted = match &found {
         Ok(Some(image)) => verified.admits(image),
-        // A row that is malformed is none either, for whoever may not know.
-        Ok(None) | Err(_) => verified.admits_unknown(),
+        // A row that is malformed is none either, for whoever may not know. That the catalogue is away says nothing of an image.
+        Ok(None) | Err(RequestError::Catalogue(CatalogueError::BadRow { .. })) => verified.admits_unknown(),
+        Err(_) => Ok(()),
     };
     match admitted {
         Err(refusal @ Refusal::OutOfScope) if app.verifier.tries_auth() => {

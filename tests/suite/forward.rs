@@ -224,6 +224,25 @@ fn every_answer_of_the_site_has_its_status() {
 }
 
 #[test]
+fn check_asks_the_site_and_says_what_it_thinks_of_strangers() {
+    let scripted = Scripted::start();
+    let site = Site::new(&config(&scripted.url, ""));
+    for (status, is_fine, says) in [
+        ("302 Found", true, "refuses who sends no credentials (302)"),
+        ("204 No Content", true, "lets in who sends no credentials: is that meant?"),
+        ("400 Bad Request", false, "the site answered 400"),
+    ] {
+        scripted.says(status, "");
+        let output = site.run(&["check"]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        let line = text.lines().find(|line| line.contains("the site's word")).unwrap();
+        assert!(line.contains(says) && line.starts_with("ok") == is_fine, "{line}");
+        assert!(text.contains("and asks the site"), "{text}");
+        assert!(is_fine || output.status.code() == Some(1), "{status}");
+    }
+}
+
+#[test]
 fn a_site_that_is_not_there_lets_nobody_in() {
     let site = site(&config(&format!("http://127.0.0.1:{}/ask", free_port()), ""));
     let url = site.sign(&["media/a.jpg", "width-60"]);

@@ -17,6 +17,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use sendimage::{
@@ -24,7 +25,7 @@ use sendimage::{
     config::load,
 };
 
-use crate::harness::{Response, SENDIMAGE, Site, exchange, files, has_front, parse, system_path};
+use crate::harness::{Response, SENDIMAGE, Site, exchange, files, has_front, parse, system_path, wait_for};
 
 /// A behaviour's name, and what is asked of a pair that has it.
 type Behaviour = (&'static str, fn(&Pair));
@@ -716,4 +717,61 @@ fn http_date(seconds: u64) -> String {
     let format = "+%a, %d %b %Y %H:%M:%S GMT";
     let date = Command::new("date").env("LC_ALL", "C").args(["-u", "-d", &at, format]).output().unwrap();
     String::from_utf8(date.stdout).unwrap().trim().to_owned()
+}
+
+const TOKENS: &str = "[auth]\nmode = \"jwt\"\n[auth.jwt]\ncookie = \"image_token\"\n\
+    keys = [{ kid = \"site\", algorithm = \"HS256\", secret = \"a secret that site and service share\" }]\n";
+
+/// Who asks goes along, and the answer's caching says that it is theirs, whichever server is in front.
+#[test]
+fn tokens_pass_every_server_and_answers_stay_private() {
+    for (server, offload) in [
+        ("nginx", "mode = \"accel\"\n"),
+        ("nginx", "mode = \"auth_request\"\nverdict_cache_seconds = 1\n"),
+        ("nginx", "mode = \"direct\"\n"),
+        ("apache", "mode = \"sendfile\"\n"),
+        ("lighttpd", "mode = \"sendfile\"\n"),
+        ("caddy", "mode = \"accel\"\n"),
+        ("", "mode = \"direct\"\n"),
+    ] {
+        if !is_there(server) {
+            continue;
+        }
+        let site = Site::new(&format!("[offload]\n{offload}{TOKENS}")).serve();
+        let site = if server.is_empty() { site } else { site.with_front(server, "gate.sock") };
+        let ask = |headers: &str, url: &str| match server {
+            "" => site.gate("GET", url, headers),
+            _ => site.front("GET", url, headers),
+        };
+        site.add("photo_land.jpg", "a.jpg");
+        let url = site.sign(&["media/a.jpg", "width-60"]);
+        let minted = site.run(&["token", "--sub", "anna", "--ttl", "10h"]);
+        let token = String::from_utf8(minted.stdout).unwrap().trim().to_owned();
+        let bearer = format!("Authorization: Bearer {token}\r\n");
+        let what = format!("{server} {offload}");
+        let stranger = "X-Real-IP: 203.0.113.9\r\n";
+        for _ in 0..2 {
+            let refused = ask(stranger, &url);
+            assert_eq!(refused.status, 401, "{what}: {}", refused.text());
+            assert_eq!(refused.header("www-authenticate").as_deref(), Some("Bearer"), "{what}");
+            for headers in [bearer.clone(), format!("Cookie: a=1; image_token={token}\r\n")] {
+                let seen = ask(&headers, &url);
+                assert_eq!((seen.status, seen.header("content-type").as_deref()), (200, Some("image/jpeg")), "{what}");
+                assert_eq!(seen.header("cache-control").as_deref(), Some("max-age=3600, private"), "{what}");
+                assert_eq!(seen.header("vary").as_deref(), Some("Authorization, Cookie"), "{what}");
+                let etag = seen.header("etag").unwrap();
+                let unchanged = format!("If-None-Match: {etag}\r\n");
+                assert_eq!(ask(&(unchanged.clone() + &headers), &url).status, 304, "{what}");
+                assert_eq!(ask(&unchanged, &url).status, 401, "{what}");
+                assert_eq!(ask(&format!("Range: bytes=0-3\r\n{headers}"), &url).status, 206, "{what}");
+                assert_eq!(ask("Range: bytes=0-3\r\n", &url).status, 401, "{what}");
+            }
+        }
+        let log = || site.log();
+        assert!(wait_for(Duration::from_secs(5), || log().contains("there is no token")).is_ok(), "{what}");
+        // What a browser says of its address is nobody's word; without a web server in between there is nobody else's.
+        assert!(server.is_empty() || !log().contains("203.0.113.9"), "{what}: {}", log());
+        let says = log().contains("client=127.0.0.1");
+        assert_eq!(says, matches!(server, "nginx" | "apache" | "caddy"), "{what}: {}", log());
+    }
 }
