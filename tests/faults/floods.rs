@@ -169,9 +169,7 @@ fn a_log_that_nobody_reads() {
     site.add("photo_land.jpg", "photo.jpg");
     // A pipe of 64 KiB, and a reader that never reads.
     let (reader, writer) = std::io::pipe().unwrap();
-    let mut command = std::process::Command::new(crate::harness::SENDIMAGE);
-    command.args(["serve", "-c"]).arg(site.config()).stdin(std::process::Stdio::null());
-    site.start_into(command, writer.into());
+    site.start_into(site.serve_command(&[crate::harness::SENDIMAGE]), writer.into());
     let url = site.sign(&["media/photo.jpg", "width-100"]);
     let count = scale(12_000, 40_000);
     let mut slowest = Duration::ZERO;

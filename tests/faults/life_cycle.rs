@@ -128,9 +128,8 @@ fn a_service_manager_is_told() {
     let mut site = Site::new("");
     let told = UnixDatagram::bind(site.path("notify.sock")).unwrap();
     told.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let mut command = Command::new(SENDIMAGE);
-    command.args(["serve", "-c"]).arg(site.config()).env("NOTIFY_SOCKET", site.path("notify.sock"));
-    command.env("WATCHDOG_USEC", "200000").stdin(Stdio::null());
+    let mut command = site.serve_command(&[SENDIMAGE]);
+    command.env("NOTIFY_SOCKET", site.path("notify.sock")).env("WATCHDOG_USEC", "200000");
     site.start_as(command);
     let next = || {
         let mut buffer = [0; 512];
@@ -312,8 +311,7 @@ fn clocks_that_jump() {
     let plain = site.sign(&["media/photo.jpg", "width-91"]);
     let clock = site.path("clock");
     std::fs::write(&clock, "+0").unwrap();
-    let mut command = Command::new(SENDIMAGE);
-    command.args(["serve", "-c"]).arg(site.config()).stdin(Stdio::null());
+    let mut command = site.serve_command(&[SENDIMAGE]);
     command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", &clock);
     command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1");
     site.start_as(command);

@@ -4,7 +4,6 @@
 use std::{
     fs::{self, File},
     io::Write,
-    process::Command,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -13,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::{
     client::{Client, Fields, native_url, path_url},
     harness::{KEY, Site, wait_for},
+    mounts::Mount,
     report::Row,
     tools::{self, scale},
     vectors,
@@ -157,7 +157,7 @@ fn failures_of_the_machine_are_not() {
     let mut told = Vec::new();
     let mounted = tools::is_root().then(|| {
         fs::create_dir_all(site.path("renditions")).unwrap();
-        Mounted::new(&site.path("renditions"), "size=8m,nr_inodes=1000")
+        Mount::tmpfs(&site.path("renditions"), "size=8m,nr_inodes=1000").unwrap()
     });
     site.start();
     // However it ends, the mount goes first.
@@ -259,24 +259,6 @@ fn failures_of_the_machine_are_not() {
         told.push("two workers killed by hand".into());
     }
     row.passed(&format!("over when they are over: {}", told.join(", ")));
-}
-
-/// A tmpfs, unmounted at the end.
-struct Mounted(std::path::PathBuf);
-
-impl Mounted {
-    fn new(at: &std::path::Path, options: &str) -> Self {
-        let status = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at).status().unwrap();
-        assert!(status.success());
-        Self(at.to_owned())
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        // The service may have it open for a moment still.
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
 }
 
 /// However many images fail, the memory of their failures stays bounded.

@@ -5,15 +5,13 @@ use std::{
     io::{Read, Write},
     os::unix::net::UnixStream,
     path::Path,
-    process::{Command, Stdio},
     time::{Duration, SystemTime},
 };
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use sha2::Sha256;
-
-use crate::harness::{KEY, Response, SENDIMAGE, Site, files};
+use crate::{
+    client::{Fields, native_url},
+    harness::{KEY, Response, SENDIMAGE, Site, files},
+};
 
 /// What the config of a site says that [`furnish`] fills.
 pub const CONFIG: &str = "[sources.drawings]\nkind = \"fs\"\nroot = \"{dir}/media\"\nsvg = true\n";
@@ -53,18 +51,14 @@ pub fn add(site: &Site, picture: &str, name: &str) {
 
 /// Starts the service by a program that becomes it, such as `prlimit`, with these arguments.
 pub fn start_by(site: &mut Site, program: &[&str]) {
-    let mut command = Command::new(program[0]);
-    command.args(&program[1..]).arg(SENDIMAGE).args(["serve", "-c"]).arg(site.config()).stdin(Stdio::null());
-    site.start_as(command);
+    site.start_as(site.serve_command(&[program, &[SENDIMAGE]].concat()));
 }
 
 /// A signed URL, as `sendimage sign` prints it, without starting a process. `reference` is `source/path`, or an id.
 pub fn url(reference: &str, spec: &str) -> String {
     let (source, path) = reference.split_once('/').unwrap_or((reference, ""));
-    let mut mac = Hmac::<Sha256>::new_from_slice(KEY.as_bytes()).unwrap();
-    mac.update(format!("sendimage-v1\n{source}\n{spec}\n{path}\n\n\n").as_bytes());
-    let signature = URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes());
-    format!("/images/{signature}/{source}/{}/{path}", spec.replace('|', "%7C"))
+    let fields = Fields { subject: source.into(), spec: spec.into(), path: path.into(), ..Fields::default() };
+    native_url(KEY.as_bytes(), &fields)
 }
 
 /// The URLs of every format in these widths.

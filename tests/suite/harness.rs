@@ -1,6 +1,7 @@
 //! A real service, a real web server, and a client that sends exactly the bytes it is given.
 
 use std::{
+    ffi::OsStr,
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::{fs::PermissionsExt, net::UnixStream, process::CommandExt},
@@ -110,10 +111,16 @@ impl Site {
 
     /// As [`Self::start`]: this program, and the command as `edit` leaves it.
     pub fn start_by(&mut self, program: &Path, edit: impl FnOnce(&mut Command)) {
-        let mut command = Command::new(program);
-        command.args(["serve", "-c"]).arg(self.config()).stdin(Stdio::null());
+        let mut command = self.serve_command(&[program]);
         edit(&mut command);
         self.start_as(command);
+    }
+
+    /// The command of the service, whose first words are these: the binary, and before it a program that becomes it.
+    pub fn serve_command(&self, words: &[impl AsRef<OsStr>]) -> Command {
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).args(["serve", "-c"]).arg(self.config()).stdin(Stdio::null());
+        command
     }
 
     /// As [`Self::start`], by a command that becomes the service.
