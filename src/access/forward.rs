@@ -28,6 +28,8 @@ const MAX_ANSWERS: u64 = 100_000;
 const X_IMAGE_ID: HeaderName = HeaderName::from_static("x-image-id");
 /// A header with the filter spec, or the preset's name, as the URL has it.
 const X_FILTER_SPEC: HeaderName = HeaderName::from_static("x-filter-spec");
+/// How browsers reach the site: one that insists on https would answer every question with a redirect.
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// A header with the path and query of the signed URL, as received.
 const X_ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
 /// What a header's value cannot hold, or could be read in two ways, is percent-encoded.
@@ -64,6 +66,7 @@ pub struct Forward {
     fetch: Fetch,
     client: Client,
     scope: ForwardScope,
+    proto: HeaderValue,
     answers: Cache<[u8; 32], SiteAnswer>,
 }
 
@@ -74,17 +77,18 @@ impl fmt::Debug for Forward {
 }
 
 impl Forward {
-    /// One that asks the config's URL.
+    /// One that asks the config's URL. `public_url` is how browsers reach the site.
     ///
     /// # Errors
     /// [`RemoteError`] when that cannot be asked at all.
-    pub fn new(config: &ForwardConfig) -> Result<Self, RemoteError> {
+    pub fn new(config: &ForwardConfig, public_url: &str) -> Result<Self, RemoteError> {
         let timeout = Duration::from_secs_f64(config.timeout_seconds);
         let fetch = Fetch::new(&config.url, timeout, MAX_BODY_BYTES)?.with_host(config.host.as_deref())?;
         Ok(Self {
             client: Client::new(&fetch)?,
             fetch,
             scope: config.scope,
+            proto: HeaderValue::from_static(if public_url.starts_with("https:") { "https" } else { "http" }),
             answers: Cache::builder()
                 .max_capacity(MAX_ANSWERS)
                 .time_to_live(Duration::from_secs_f64(config.cache_seconds))
@@ -146,7 +150,8 @@ impl Forward {
         self.answer(sent).await
     }
 
-    async fn answer(&self, sent: HeaderMap) -> Result<SiteAnswer, String> {
+    async fn answer(&self, mut sent: HeaderMap) -> Result<SiteAnswer, String> {
+        sent.insert(X_FORWARDED_PROTO, self.proto.clone());
         let answer = self.client.get(&self.fetch, &sent).await.map_err(|error| error.to_string())?;
         let status = answer.status();
         let challenge = answer.headers().get(WWW_AUTHENTICATE).cloned().filter(|_| status == StatusCode::UNAUTHORIZED);

@@ -65,7 +65,8 @@ impl Verifier {
         let has = |mode| table.routes().iter().any(|route| route.auth == mode);
         let tokens = has(AuthMode::Jwt).then(|| Tokens::new(&config.auth.jwt)).transpose()?;
         let tokens = tokens.map(|tokens| known.into_iter().fold(tokens, Tokens::with_keys_of));
-        let forward = has(AuthMode::Forward).then(|| Forward::new(&config.auth.forward)).transpose();
+        let forward =
+            has(AuthMode::Forward).then(|| Forward::new(&config.auth.forward, &config.server.public_url)).transpose();
         Ok(Self {
             tokens: tokens.map(Arc::new),
             forward: forward.map_err(|error| KeyError::Forward(error.to_string()))?.map(Arc::new),

@@ -257,7 +257,7 @@ fn only_the_listed_headers_go_to_the_site() {
     let site = site(&config(&scripted.url, "")).with_nginx();
     let url = site.sign(&["media/a.jpg", "width-60|format-webp"]);
     let headers = "Cookie: a=1; b=2\r\nAuthorization: Basic eDp5\r\nX-Image-Id: 1\r\nX-Original-URI: /\r\nX-Filter-Spec: original\r\n\
-                   X-Forwarded-For: 1.2.3.4\r\nX-Forwarded-User: admin\r\nReferer: http://x/\r\nRange: bytes=0-1\r\nAccept: image/*\r\n";
+                   X-Forwarded-For: 1.2.3.4\r\nX-Forwarded-User: admin\r\nX-Forwarded-Proto: https\r\nReferer: http://x/\r\nRange: bytes=0-1\r\nAccept: image/*\r\n";
     assert_eq!(site.nginx("GET", &url, headers).status, 206);
     let asked = scripted.asked();
     assert_eq!(asked.len(), 1);
@@ -269,6 +269,7 @@ fn only_the_listed_headers_go_to_the_site() {
         "accept: */*".to_owned(),
         "authorization: Basic eDp5".into(),
         "cookie: a=1; b=2".into(),
+        "x-forwarded-proto: http".into(),
         "x-filter-spec: width-60|format-webp".into(),
         "x-image-id: media/a.jpg".into(),
         format!("x-original-uri: {url}"),

@@ -2,7 +2,8 @@
 
 use std::{
     io::{Read, Write},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -13,7 +14,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    harness::{Response, Site, wait_for},
+    harness::{Response, SENDIMAGE, Site, free_port, wait_for},
     vectors,
 };
 
@@ -374,10 +375,7 @@ fn explain_says_which_rule_and_never_the_token() {
     let id = refused.header("x-request-id").unwrap();
     assert!(wait_for(Duration::from_secs(5), || site.log().contains(&id)).is_ok());
     let log = site.path("log").display().to_string();
-    let output = std::process::Command::new(crate::harness::SENDIMAGE)
-        .args(["explain", "--request", &id, "--log", &log])
-        .output()
-        .unwrap();
+    let output = Command::new(SENDIMAGE).args(["explain", "--request", &id, "--log", &log]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     for part in ["401", "there is no token", "192.0.2.7"] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
@@ -458,4 +456,85 @@ fn a_key_set_is_fetched_kept_and_fetched_again_for_a_new_key() {
     // A shared secret in a published set is nobody's secret.
     assert_eq!(site.gate("GET", &url, &bearer(row(&vectors, "HS256"))).status, 401);
     assert_eq!(site.metric(&format!("{AUTH}{{outcome=\"unavailable\"}}")), 21.0);
+}
+
+/// A file server over TLS, on its way out with its folder.
+struct Tls {
+    server: Child,
+    port: u16,
+    folder: tempfile::TempDir,
+}
+
+impl Tls {
+    /// Serves a key set as `keys.json`, by a certificate for `localhost` from an authority of its own. `None`, said aloud, where
+    /// Python or openssl are missing.
+    fn start(keys: &Value) -> Option<Self> {
+        const SERVER: &str = "import http.server, ssl, sys
+server = http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), http.server.SimpleHTTPRequestHandler)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain('site.pem', 'site.key')
+server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()";
+        let folder = tempfile::tempdir().unwrap();
+        let run = |program: &str, arguments: &str| {
+            let mut command = Command::new(program);
+            command.args(arguments.split(' ')).current_dir(folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
+            command.status().is_ok_and(|status| status.success())
+        };
+        std::fs::write(folder.path().join("names"), "subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n")
+            .unwrap();
+        let made = run("python3", "--version")
+            && run(
+                "openssl",
+                "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=authority",
+            )
+            && run("openssl", "req -newkey rsa:2048 -nodes -keyout site.key -out site.csr -subj /CN=localhost")
+            && run(
+                "openssl",
+                "x509 -req -in site.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out site.pem",
+            );
+        if !made {
+            eprintln!("SKIPPED: python3 and openssl are not here, so a key set over TLS is not fetched");
+            return None;
+        }
+        std::fs::write(folder.path().join("keys.json"), keys.to_string()).unwrap();
+        let port = free_port();
+        let mut command = Command::new("python3");
+        command.args(["-c", SERVER, &port.to_string()]).current_dir(folder.path());
+        let server = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        wait_for(Duration::from_secs(10), || TcpStream::connect(("127.0.0.1", port)).is_ok()).unwrap();
+        Some(Self { server, port, folder })
+    }
+}
+
+impl Drop for Tls {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+#[test]
+fn a_key_set_over_tls_is_believed_by_its_certificate() {
+    let vectors = vectors::json("tokens/tokens.json");
+    let Some(tls) = Tls::start(&vectors["key_set"]) else { return };
+    for (host, authority, expected) in [
+        ("localhost", "ca.pem", 200),
+        ("127.0.0.1", "ca.pem", 503),
+        ("localhost", "/etc/ssl/certs/ca-certificates.crt", 503),
+    ] {
+        let config = format!(
+            "[auth]\nmode = \"jwt\"\n[auth.jwt]\naudience = \"images\"\nissuer = \"https://site.example\"\n\
+             jwks_url = \"https://{host}:{}/keys.json\"\n",
+            tls.port
+        );
+        let mut site = Site::new(&config);
+        site.add("photo_land.jpg", "a.jpg");
+        site.start_by(SENDIMAGE.as_ref(), |command| {
+            command.env("SSL_CERT_FILE", tls.folder.path().join(authority)).env_remove("SSL_CERT_DIR");
+        });
+        let url = site.sign(&["media/a.jpg", "width-60"]);
+        let answer = site.gate("GET", &url, &bearer(row(&vectors, "ES256 by the key set")));
+        assert_eq!(answer.status, expected, "{host} {authority}: {}", site.log());
+    }
 }
