@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::{forward::SiteRefusal, token::TokenError, url::UrlError};
+use super::{
+    forward::SiteRefusal,
+    token::{CheckError, TokenError},
+    url::UrlError,
+};
 
 /// Why a request is refused. The client sees one and the same answer for all; the reason is for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -56,4 +60,13 @@ pub enum VerifyError {
     /// Who asks could not be found out.
     #[error("nobody can tell who may see it: {0}")]
     Unavailable(Arc<String>),
+}
+
+impl From<CheckError> for VerifyError {
+    fn from(error: CheckError) -> Self {
+        match error {
+            CheckError::Token(error) => Self::Token(error),
+            CheckError::NoKeys(reason) => Self::Unavailable(Arc::new(reason)),
+        }
+    }
 }

@@ -155,11 +155,7 @@ impl Verifier {
             (AuthMode::Off, ..) => return Ok(open(signed)),
             (AuthMode::Jwt, Some(tokens), _) => match token(tokens, signed, bearer) {
                 Err(error) => Err(error.into()),
-                Ok(token) => match tokens.check(token, now).await {
-                    Ok(Ok(grant)) => Ok(Some(grant)),
-                    Ok(Err(error)) => Err(error.into()),
-                    Err(reason) => Err(VerifyError::Unavailable(Arc::new(reason))),
-                },
+                Ok(token) => tokens.check(token, now).await.map(Some).map_err(VerifyError::from),
             },
             (AuthMode::Forward, _, Some(forward)) => match forward.ask(signed, bearer).await {
                 Ok(SiteAnswer::Allowed) => Ok(None),

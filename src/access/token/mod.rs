@@ -147,6 +147,17 @@ pub enum Checked {
     NeedsKeys,
 }
 
+/// Why a token was not found to be good.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CheckError {
+    /// It proves nothing.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// Nobody can tell: there is no key set.
+    #[error("{0}")]
+    NoKeys(String),
+}
+
 /// Checks tokens.
 #[derive(Debug)]
 pub struct Tokens {
@@ -221,9 +232,9 @@ impl Tokens {
         }
         let header = Header::of(token)?;
         let known = self.jwks.as_ref().map(|jwks| jwks.keys());
-        let candidates = || self.keys.iter().chain(known.as_ref().into_iter().flat_map(|keys| keys.iter()));
-        let candidates: Vec<&TokenKey> =
-            candidates().filter(|key| header.kid.as_deref().is_none_or(|kid| **key.kid() == *kid)).collect();
+        let all = self.keys.iter().chain(known.iter().flat_map(|keys| keys.iter()));
+        let is_meant = |key: &&TokenKey| header.kid.as_deref().is_none_or(|kid| **key.kid() == *kid);
+        let candidates: Vec<&TokenKey> = all.filter(is_meant).collect();
         let mut right = candidates.iter().filter(|key| key.is_for(&header.alg)).peekable();
         let has_right = right.peek().is_some();
         let Some(key) = right.find(|key| key.verifies(token)) else {
@@ -247,21 +258,18 @@ impl Tokens {
     /// Checks a token, with a fresh key set where it names a key that is not known.
     ///
     /// # Errors
-    /// Why it proves nothing; in the second place, that nobody can tell because there is no key set.
-    pub async fn check(&self, token: &str, now: SystemTime) -> Result<Result<Arc<Grant>, TokenError>, String> {
-        match self.check_now(token, now) {
-            Ok(Checked::Good(grant)) => return Ok(Ok(grant)),
-            Ok(Checked::NeedsKeys) => {}
-            Err(error) => return Ok(Err(error)),
+    /// Why it proves nothing, or that nobody can tell.
+    pub async fn check(&self, token: &str, now: SystemTime) -> Result<Arc<Grant>, CheckError> {
+        if let Checked::Good(grant) = self.check_now(token, now)? {
+            return Ok(grant);
         }
         if let Some(jwks) = &self.jwks {
-            jwks.refresh().await?;
+            jwks.refresh().await.map_err(CheckError::NoKeys)?;
         }
-        Ok(match self.check_now(token, now) {
-            Ok(Checked::Good(grant)) => Ok(grant),
-            Ok(Checked::NeedsKeys) => Err(TokenError::UnknownKey),
-            Err(error) => Err(error),
-        })
+        match self.check_now(token, now)? {
+            Checked::Good(grant) => Ok(grant),
+            Checked::NeedsKeys => Err(TokenError::UnknownKey.into()),
+        }
     }
 }
 
