@@ -168,7 +168,7 @@ impl<'a> Site<'a> {
 \theader Content-Disposition {{http.vars.sendimage_disposition}}
 \theader Cache-Control {{http.reverse_proxy.header.X-Sendimage-Cache-Control}}
 \t# A placeholder without a value would be sent as it stands here.
-\t@varies_{{args.0}} vars_regexp {{http.reverse_proxy.header.X-Sendimage-Vary}} ^Accept
+\t@varies_{{args.0}} vars_regexp {{http.reverse_proxy.header.X-Sendimage-Vary}} ^[A-Z]
 \theader @varies_{{args.0}} Vary {{http.reverse_proxy.header.X-Sendimage-Vary}}
 ",
             prefix = self.config.offload.internal_prefix.trim_end_matches('/').replace('.', "\\."),

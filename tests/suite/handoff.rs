@@ -758,7 +758,9 @@ fn tokens_pass_every_server_and_answers_stay_private() {
                 let seen = ask(&headers, &url);
                 assert_eq!((seen.status, seen.header("content-type").as_deref()), (200, Some("image/jpeg")), "{what}");
                 assert_eq!(seen.header("cache-control").as_deref(), Some("max-age=3600, private"), "{what}");
-                assert_eq!(seen.header("vary").as_deref(), Some("Authorization, Cookie"), "{what}");
+                // Apache writes a list of its own.
+                let vary = seen.header("vary").map(|vary| vary.replace(", ", ","));
+                assert_eq!(vary.as_deref(), Some("Authorization,Cookie"), "{what}");
                 let etag = seen.header("etag").unwrap();
                 let unchanged = format!("If-None-Match: {etag}\r\n");
                 assert_eq!(ask(&(unchanged.clone() + &headers), &url).status, 304, "{what}");

@@ -194,7 +194,8 @@ proxy_cache_path {} levels=1:2 keys_zone=sendimage_verdicts:16m max_size=256m in
             text,
             "        proxy_set_header X-Sendimage-Again \"\";
         proxy_cache sendimage_verdicts;
-        # All that the verdict depends on, but for Accept: sendimage says so with Vary.
+        # All that the verdict depends on, but for Accept and what says who asks: sendimage names those with Vary, and nginx keeps
+        # a verdict for each.
         proxy_cache_key $request_uri;
         proxy_cache_methods GET HEAD;
         proxy_ignore_headers Cache-Control Expires Set-Cookie;
