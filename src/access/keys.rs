@@ -1,6 +1,6 @@
 //! Signing keys, resolved from the config.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{fmt, io, path::Path, sync::Arc};
 
 use base64::{
     Engine as _,
@@ -8,10 +8,10 @@ use base64::{
 };
 use thiserror::Error;
 
-use super::token::TokenKeyError;
 use super::{
     scope::Scope,
     signature::{NativeMac, WagtailMac},
+    token::TokenKeyError,
 };
 use crate::config::{Secret, SigningConfig, SigningKeyConfig};
 
@@ -206,13 +206,20 @@ fn native_key(config: &SigningKeyConfig) -> Result<NativeKey, KeyError> {
     Ok(NativeKey { id: id.into(), mac: NativeMac::new(&bytes), scope: Scope::new(config)? })
 }
 
-/// A key file's content without its final line break, which editors add and nobody means.
 fn read_key_file(id: &str, file: &Path) -> Result<Vec<u8>, KeyError> {
-    let mut bytes = std::fs::read(file).map_err(|error| KeyError::Unreadable {
+    read_secret_file(file).map_err(|error| KeyError::Unreadable {
         id: id.to_owned(),
         file: file.display().to_string(),
         error: error.to_string(),
-    })?;
+    })
+}
+
+/// The content of a file that holds a secret, without its final line break, which editors add and nobody means.
+///
+/// # Errors
+/// The system's own.
+pub(super) fn read_secret_file(file: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = std::fs::read(file)?;
     if bytes.ends_with(b"\n") {
         bytes.pop();
         if bytes.ends_with(b"\r") {

@@ -3,11 +3,8 @@
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::KeyError;
+use super::keys::{KeyError, MIN_KEY_BYTES, read_secret_file};
 use crate::config::OpsConfig;
-
-/// Shortest token, in bytes: as for signing keys, 128 bits where they are random.
-const MIN_BYTES: usize = 16;
 
 /// What `/purge`, `/warm` and `/sign` are asked with. Only its digest is kept: digests are of one length, so that a comparison
 /// tells nothing about the token's.
@@ -24,18 +21,16 @@ impl OpsToken {
         let token = match (&config.token, &config.token_file) {
             (None, None) => return Ok(None),
             (Some(_), Some(_)) => return bad("give token or token_file, not both".into()),
-            (Some(token), None) => token.expose().to_owned(),
-            (None, Some(file)) => match std::fs::read_to_string(file) {
-                Ok(text) => {
-                    text.strip_suffix('\n').map_or(text.as_str(), |line| line.trim_end_matches('\r')).to_owned()
-                }
+            (Some(token), None) => token.expose().as_bytes().to_vec(),
+            (None, Some(file)) => match read_secret_file(file) {
+                Ok(bytes) => bytes,
                 Err(error) => return bad(format!("cannot read {}: {error}", file.display())),
             },
         };
-        if token.len() < MIN_BYTES {
-            return bad(format!("has {} bytes; at least {MIN_BYTES} are needed", token.len()));
+        if token.len() < MIN_KEY_BYTES {
+            return bad(format!("has {} bytes; at least {MIN_KEY_BYTES} are needed", token.len()));
         }
-        if !token.bytes().all(|b| b.is_ascii_graphic()) {
+        if !token.iter().all(u8::is_ascii_graphic) {
             return bad("holds letters, digits and signs of ASCII, and no spaces: it travels in a header".into());
         }
         Ok(Some(Self(Sha256::digest(token).into())))

@@ -1,6 +1,6 @@
 //! Keys that verify tokens, each for one algorithm.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{fmt, io, path::Path, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jsonwebtoken::{Algorithm, DecodingKey, jwk::Jwk};
@@ -8,11 +8,11 @@ use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
 
-use super::TemplateError;
+use super::{
+    super::keys::{MIN_KEY_BYTES, read_secret_file},
+    TemplateError,
+};
 use crate::config::{JwtConfig, TokenAlgorithm, TokenKeyConfig};
-
-/// Shortest HS256 secret, in bytes, as for signing keys. RFC 7518 (3.2) asks for 32.
-const MIN_SECRET_BYTES: usize = 16;
 
 /// Keys of one key set that are looked at.
 const MAX_SET_KEYS: usize = 64;
@@ -47,8 +47,8 @@ pub enum TokenKeyError {
         /// The names of the config keys.
         expected: &'static str,
     },
-    /// Shorter than [`MIN_SECRET_BYTES`].
-    #[error("token key {0:?} has {1} bytes; at least {MIN_SECRET_BYTES} are needed")]
+    /// Shorter than a signing key may be. RFC 7518 (3.2) asks for 32.
+    #[error("token key {0:?} has {1} bytes; at least {MIN_KEY_BYTES} are needed")]
     TooShort(String, usize),
     /// A public key that everybody has, as a secret.
     #[error("token key {0:?} is a key in PEM: that is no secret, and HS256 would let whoever has it make tokens")]
@@ -166,12 +166,7 @@ pub(super) fn secret(section: &TokenKeyConfig) -> Result<Vec<u8>, TokenKeyError>
         (None, Some(secret), None, None) => {
             STANDARD.decode(secret.expose()).map_err(|_| TokenKeyError::NotBase64(kid.clone()))?
         }
-        (None, None, Some(file), None) => {
-            let mut bytes = read(&kid, file)?;
-            let end = bytes.strip_suffix(b"\n").map(|rest| rest.strip_suffix(b"\r").unwrap_or(rest)).map(<[u8]>::len);
-            bytes.truncate(end.unwrap_or(bytes.len()));
-            bytes
-        }
+        (None, None, Some(file), None) => read_secret_file(file).map_err(unreadable(&kid, file))?,
         _ => {
             let expected = "secret, secret_base64, secret_file";
             return Err(TokenKeyError::NotOne { kid, algorithm: section.algorithm, expected });
@@ -180,7 +175,7 @@ pub(super) fn secret(section: &TokenKeyConfig) -> Result<Vec<u8>, TokenKeyError>
     if bytes.windows(10).any(|window| window == b"-----BEGIN") {
         return Err(TokenKeyError::PemSecret(kid));
     }
-    if bytes.len() < MIN_SECRET_BYTES {
+    if bytes.len() < MIN_KEY_BYTES {
         return Err(TokenKeyError::TooShort(kid, bytes.len()));
     }
     Ok(bytes)
@@ -192,7 +187,7 @@ fn public_key(section: &TokenKeyConfig) -> Result<DecodingKey, TokenKeyError> {
         (None, None, None, Some(file)) => file,
         _ => return Err(TokenKeyError::NotOne { kid, algorithm, expected: "public_key_file" }),
     };
-    let pem = read(&kid, file)?;
+    let pem = std::fs::read(file).map_err(unreadable(&kid, file))?;
     let key = match algorithm {
         TokenAlgorithm::RS256 => DecodingKey::from_rsa_pem(&pem),
         TokenAlgorithm::ES256 => DecodingKey::from_ec_pem(&pem),
@@ -208,18 +203,18 @@ fn has_length_of(algorithm: TokenAlgorithm, key: &DecodingKey) -> bool {
     match algorithm {
         TokenAlgorithm::ES256 => bytes == 65,
         TokenAlgorithm::EdDSA => bytes == 32,
-        TokenAlgorithm::HS256 => bytes >= MIN_SECRET_BYTES,
+        TokenAlgorithm::HS256 => bytes >= MIN_KEY_BYTES,
         // The library refuses fewer than 2048 bits.
         TokenAlgorithm::RS256 => true,
     }
 }
 
-fn read(kid: &str, file: &Path) -> Result<Vec<u8>, TokenKeyError> {
-    std::fs::read(file).map_err(|error| TokenKeyError::Unreadable {
+fn unreadable(kid: &str, file: &Path) -> impl FnOnce(io::Error) -> TokenKeyError {
+    move |error| TokenKeyError::Unreadable {
         kid: kid.to_owned(),
         file: file.display().to_string(),
         error: error.to_string(),
-    })
+    }
 }
 
 /// The keys of a JSON Web Key Set that are for one of our algorithms. Others are passed over, as RFC 7517 (5) says.
