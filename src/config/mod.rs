@@ -507,6 +507,17 @@ pub struct HeadersConfig {
     pub cross_origin_resource_policy: Option<String>,
 }
 
+impl HeadersConfig {
+    /// Name and value of each header that is set.
+    pub fn said(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let all = [
+            ("Access-Control-Allow-Origin", &self.access_control_allow_origin),
+            ("Cross-Origin-Resource-Policy", &self.cross_origin_resource_policy),
+        ];
+        all.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)))
+    }
+}
+
 /// `[ops]`: what the operations listener may be asked to do.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]

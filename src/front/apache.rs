@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 
 use super::{
     AGAIN, MEDIA_TYPES, ProxyConfError, ProxyOptions, PublicRoute, WebServer, absolute, any_auth, client_header,
-    cross_origin, idle_connections, idle_seconds, kept_back, listen_on, plain, public_address, published, read_seconds,
-    refused, routes, text_of, upstreams, without,
+    idle_connections, idle_seconds, kept_back, listen_on, plain, public_address, published, read_seconds, refused,
+    routes, text_of, upstreams, without,
 };
 use crate::config::{Config, ListenAddress, OffloadMode};
 
@@ -62,7 +62,7 @@ impl<'a> Site<'a> {
             upstreams: upstreams(config, options).iter().map(upstream).collect::<Result<_, _>>()?,
             published: published(config, &routes)?,
             routes,
-            headers: cross_origin(config).map(quoted_header).collect::<Result<_, _>>()?,
+            headers: config.headers.said().map(quoted_header).collect::<Result<_, _>>()?,
         })
     }
 

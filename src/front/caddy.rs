@@ -6,9 +6,8 @@
 use std::fmt::Write as _;
 
 use super::{
-    AGAIN, ProxyConfError, ProxyOptions, PublicRoute, WebServer, absolute, client_header, cross_origin,
-    idle_connections, idle_seconds, kept_back, listen_on, plain, published, read_seconds, refused, routes, text_of,
-    upstreams, without,
+    AGAIN, ProxyConfError, ProxyOptions, PublicRoute, WebServer, absolute, client_header, idle_connections,
+    idle_seconds, kept_back, listen_on, plain, published, read_seconds, refused, routes, text_of, upstreams, without,
 };
 use crate::config::{AuthMode, Config, ListenAddress, OffloadMode};
 
@@ -71,7 +70,9 @@ impl<'a> Site<'a> {
             several: gates.len() > 1,
             published: published(config, &routes)?,
             routes,
-            headers: cross_origin(config)
+            headers: config
+                .headers
+                .said()
                 .map(|(name, value)| Ok((name, quoted("headers", value)?)))
                 .collect::<Result<_, _>>()?,
         })

@@ -7,8 +7,8 @@
 use std::fmt::Write as _;
 
 use super::{
-    MEDIA_TYPES, ProxyConfError, ProxyOptions, PublicRoute, WebServer, absolute, client_header, cross_origin,
-    kept_back, listen_on, plain, public_address, published, read_seconds, refused, routes, text_of, upstreams, without,
+    MEDIA_TYPES, ProxyConfError, ProxyOptions, PublicRoute, WebServer, absolute, client_header, kept_back, listen_on,
+    plain, public_address, published, read_seconds, refused, routes, text_of, upstreams, without,
 };
 use crate::config::{Config, ListenAddress, OffloadMode};
 
@@ -55,7 +55,9 @@ impl<'a> Site<'a> {
             upstreams: upstreams(config, options).iter().map(upstream).collect::<Result<_, _>>()?,
             published: published(config, &routes)?,
             routes,
-            headers: cross_origin(config)
+            headers: config
+                .headers
+                .said()
                 .map(|(name, value)| Ok((name, quoted("headers", value)?)))
                 .collect::<Result<_, _>>()?,
         })

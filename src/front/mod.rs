@@ -192,15 +192,6 @@ fn client_header(config: &Config) -> Option<&str> {
     Some(config.log.client_address_header.as_str()).filter(|name| is_believed && !name.is_empty())
 }
 
-/// Name and value of each of `[headers]`.
-fn cross_origin(config: &Config) -> impl Iterator<Item = (&'static str, &str)> {
-    let said = [
-        ("Access-Control-Allow-Origin", &config.headers.access_control_allow_origin),
-        ("Cross-Origin-Resource-Policy", &config.headers.cross_origin_resource_policy),
-    ];
-    said.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)))
-}
-
 /// Extensions and media types of renditions.
 const MEDIA_TYPES: [(&str, &str); 8] = [
     ("avif", "image/avif"),

@@ -20,8 +20,8 @@ use http_body_util::{Either, Full};
 use hyper::{
     HeaderMap, Response,
     header::{
-        ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
-        HeaderName, HeaderValue, InvalidHeaderValue, VARY, X_CONTENT_TYPE_OPTIONS,
+        CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
+        InvalidHeaderValue, VARY, X_CONTENT_TYPE_OPTIONS,
     },
 };
 use tower_http::services::fs::ServeFileSystemResponseBody;
@@ -108,13 +108,9 @@ struct ImageHeaders {
 
 impl ImageHeaders {
     fn new(config: &HeadersConfig) -> Self {
-        let said = [
-            (ACCESS_CONTROL_ALLOW_ORIGIN, &config.access_control_allow_origin),
-            (HeaderName::from_static("cross-origin-resource-policy"), &config.cross_origin_resource_policy),
-        ];
         // The config's check has seen that each is fit for a header.
-        let fit = |(name, value): (_, &Option<String>)| Some((name, HeaderValue::try_from(value.as_deref()?).ok()?));
-        Self { cross_origin: said.into_iter().filter_map(fit).collect() }
+        let fit = |(name, value)| Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?));
+        Self { cross_origin: config.said().filter_map(fit).collect() }
     }
 
     /// What `[headers]` says; a browser that fetches across origins asks a redirect for it, too.

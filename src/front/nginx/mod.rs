@@ -52,10 +52,6 @@ impl<'a> Site<'a> {
         let upstreams = super::upstreams(config, options);
         let routes = super::routes(config);
         let published = super::published(config, &routes)?;
-        let headers = [
-            ("Access-Control-Allow-Origin", &config.headers.access_control_allow_origin),
-            ("Cross-Origin-Resource-Policy", &config.headers.cross_origin_resource_policy),
-        ];
         Ok(Self {
             config,
             upstreams: upstreams.iter().map(upstream).collect::<Result<_, _>>()?,
@@ -77,9 +73,9 @@ impl<'a> Site<'a> {
             },
             routes,
             published,
-            headers: headers
-                .into_iter()
-                .filter_map(|(name, value)| Some((name, value.as_deref()?)))
+            headers: config
+                .headers
+                .said()
                 .map(|(name, value)| Ok((name, quoted("headers", value)?)))
                 .collect::<Result<_, _>>()?,
         })
