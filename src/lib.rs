@@ -47,6 +47,7 @@
 pub mod access;
 #[forbid(unsafe_code)]
 pub mod app;
+mod at_once;
 #[forbid(unsafe_code)]
 pub mod catalogue;
 #[forbid(unsafe_code)]

@@ -132,6 +132,10 @@ label!(
     KindLabel { kind }
 );
 label!(
+    /// What went wrong with a source: see [`SourceError::class`](crate::source::SourceError::class).
+    ClassLabel { class }
+);
+label!(
     /// A call of the operations listener, and how it ended: `done`, `refused`, `invalid`, `failed`, `left`.
     CallLabels { call, outcome }
 );
@@ -216,6 +220,8 @@ pub struct Metrics {
     pub workers_died: Family<CauseLabel, Counter>,
     /// `sendimage_store_errors_total{kind}`.
     pub store_errors: Family<KindLabel, Counter>,
+    /// `sendimage_source_errors_total{class}`: questions to a source that had no good answer.
+    pub source_errors: Family<ClassLabel, Counter>,
     /// `sendimage_catalogue_seconds`: time of one catalogue look-up that was not answered from the cache.
     pub catalogue_seconds: Histogram,
     /// `sendimage_config_reload_failed_total`: changed configs that were not usable.
@@ -258,6 +264,7 @@ impl Metrics {
             render_memory_bytes: Gauge::default(),
             workers_died: Family::default(),
             store_errors: Family::default(),
+            source_errors: Family::default(),
             catalogue_seconds,
             config_reload_failed: Counter::default(),
             ops_calls: Family::default(),
@@ -293,6 +300,11 @@ impl Metrics {
         );
         registry.register("workers_died", "Render workers that ended, by cause", metrics.workers_died.clone());
         registry.register("store_errors", "Failed calls of the rendition store", metrics.store_errors.clone());
+        registry.register(
+            "source_errors",
+            "Questions to a source without a good answer",
+            metrics.source_errors.clone(),
+        );
         registry.register_with_unit(
             "catalogue",
             "Time of a catalogue look-up",
@@ -343,6 +355,11 @@ impl Metrics {
     /// Counts a failed call of the store.
     pub fn store_error(&self, kind: &str) {
         self.store_errors.get_or_create(&KindLabel { kind: kind.into() }).inc();
+    }
+
+    /// Counts a question to a source that had no good answer.
+    pub fn source_error(&self, class: &str) {
+        self.source_errors.get_or_create(&ClassLabel { class: class.into() }).inc();
     }
 
     /// The counter of one signing key's uses, taken out of its family once.

@@ -1,17 +1,14 @@
 //! A short memory before any catalogue, and a long one for when it is away.
 
-use std::{
-    future::Future,
-    pin::{Pin, pin},
-    sync::Arc,
-    task::{Context, Poll, Waker},
-    time::Duration,
-};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use moka::{future, sync};
 
 use super::{Catalogue, CatalogueError, Finding, Found};
-use crate::model::{ImageId, SourceImage};
+use crate::{
+    at_once::at_once,
+    model::{ImageId, SourceImage},
+};
 
 /// Rows remembered at most.
 const CAPACITY: u64 = 100_000;
@@ -79,11 +76,7 @@ impl Catalogue for Cached {
     }
 
     fn find_now(&self, id: ImageId) -> Option<Arc<SourceImage>> {
-        // A look in memory never waits, though the cache's interface is async; should it do so one day, this is a miss.
-        match pin!(self.fresh.get(&id)).poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(answer) => answer.flatten(),
-            Poll::Pending => None,
-        }
+        at_once(self.fresh.get(&id)).flatten().flatten()
     }
 
     fn find_afresh(&self, id: ImageId) -> Finding<'_> {

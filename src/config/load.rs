@@ -9,7 +9,7 @@ use std::{
 use config::{Environment, File, FileFormat};
 use thiserror::Error;
 
-use super::{AuthMode, CatalogueKind, Config, Existence, OffloadMode};
+use super::{AuthMode, CatalogueKind, Config, Existence, OffloadMode, SourceKind};
 use crate::{
     model::ImageFormat,
     spec::{FilterSpec, Operation},
@@ -127,6 +127,8 @@ impl Config {
         };
         self.sources.values_mut().for_each(|source| resolve(&mut source.root));
         resolve(&mut self.store.root);
+        resolve(&mut self.originals.root);
+        self.coordination.url_file.as_mut().map(resolve);
         self.watermarks.values_mut().for_each(|watermark| resolve(&mut watermark.file));
         self.catalogue.file.as_mut().map(resolve);
         self.signing.secret_file.as_mut().map(resolve);
@@ -160,6 +162,8 @@ impl Config {
             ("catalogue.timeout_seconds", self.catalogue.timeout_seconds),
             ("render.deadline_seconds", self.render.deadline_seconds),
             ("store.remember_seconds", self.store.remember_seconds),
+            ("coordination.lease_seconds", self.coordination.lease_seconds),
+            ("coordination.timeout_seconds", self.coordination.timeout_seconds),
             ("auth.jwt.jwks_refresh_seconds", self.auth.jwt.jwks_refresh_seconds),
             ("auth.forward.timeout_seconds", self.auth.forward.timeout_seconds),
             ("auth.forward.cache_seconds", self.auth.forward.cache_seconds),
@@ -174,6 +178,8 @@ impl Config {
             ("render.deadline_seconds", self.render.deadline_seconds),
             ("auth.jwt.jwks_refresh_seconds", self.auth.jwt.jwks_refresh_seconds),
             ("auth.forward.timeout_seconds", self.auth.forward.timeout_seconds),
+            ("coordination.lease_seconds", self.coordination.lease_seconds),
+            ("coordination.timeout_seconds", self.coordination.timeout_seconds),
             ("server.max_connections", self.server.max_connections as f64),
             ("render.memory_budget", self.render.memory_budget.0 as f64),
         ] {
@@ -194,6 +200,11 @@ impl Config {
         self.check_catalogue(&mut problem);
         self.check_headers(&mut problem);
         self.check_auth(&mut problem);
+        for (name, source) in &self.sources {
+            if source.kind == SourceKind::Fs && source.root.as_os_str().is_empty() {
+                problem(&format!("sources.{name}.root"), "is not set: the folder that originals are in".into());
+            }
+        }
         if self.store.root.as_os_str().is_empty() {
             problem("store.root", "is not set: the folder that renditions are kept in".into());
         }

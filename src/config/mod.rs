@@ -2,6 +2,7 @@
 
 mod auth;
 mod load;
+mod remote;
 mod secret;
 mod values;
 mod wagtail;
@@ -12,6 +13,7 @@ use serde::Deserialize;
 
 pub use auth::{AuthConfig, AuthMode, ForwardConfig, ForwardScope, JwtConfig, TokenAlgorithm, TokenKeyConfig};
 pub use load::{ConfigError, Loaded, load};
+pub use remote::{CoordinationConfig, CoordinationKind, HttpSourceConfig, OriginalsConfig, S3Config};
 pub use secret::Secret;
 pub use values::{Bytes, ListenAddress, Mode};
 pub use wagtail::WagtailVersion;
@@ -37,6 +39,10 @@ pub struct Config {
     pub sources: BTreeMap<String, SourceConfig>,
     /// `[store]`
     pub store: StoreConfig,
+    /// `[originals]`
+    pub originals: OriginalsConfig,
+    /// `[coordination]`
+    pub coordination: CoordinationConfig,
     /// `[offload]`
     pub offload: OffloadConfig,
     /// `[render]`
@@ -221,6 +227,7 @@ pub struct SourceConfig {
     #[serde(deserialize_with = "values::one_of")]
     pub kind: SourceKind,
     /// `fs`: the folder; nothing outside it is ever opened.
+    #[serde(default)]
     pub root: PathBuf,
     /// Whether SVG files are served, rewritten without anything that runs or that fetches. Off: they are 422.
     #[serde(default)]

@@ -21,6 +21,7 @@ use crate::{
     offload::{Body, OffloadError},
     render::plan::PlanError,
     renditions::EnsureError,
+    source::SourceError,
     spec::SpecError,
 };
 
@@ -166,7 +167,19 @@ fn ensure(error: &EnsureError) -> Row {
     match error {
         EnsureError::UnknownSource(_) => (StatusCode::NOT_FOUND, Outcome::Missing, "Not found"),
         EnsureError::SourceGone(_) => (StatusCode::GONE, Outcome::Missing, "Source image file not found"),
-        EnsureError::SourceUnavailable(_) => UNAVAILABLE,
+        EnsureError::Source(SourceError::Unavailable(_) | SourceError::Gone(_) | SourceError::Changed) => UNAVAILABLE,
+        EnsureError::Source(SourceError::Failed(_)) => {
+            (StatusCode::BAD_GATEWAY, Outcome::Failed, "The source of the image failed")
+        }
+        EnsureError::Source(SourceError::TimedOut(_)) => {
+            (StatusCode::GATEWAY_TIMEOUT, Outcome::Failed, "The source of the image did not answer in time")
+        }
+        EnsureError::Source(SourceError::TooLong(_)) => {
+            (UNPROCESSABLE, Outcome::Failed, "The image is larger than this service renders")
+        }
+        EnsureError::Source(SourceError::NotAnImage(_)) => {
+            (UNPROCESSABLE, Outcome::Failed, "The source image cannot be rendered")
+        }
         EnsureError::SourceChanged => UNAVAILABLE,
         EnsureError::Undecodable(_) | EnsureError::Poison(_) => {
             (UNPROCESSABLE, Outcome::Failed, "The source image cannot be rendered")
@@ -276,7 +289,11 @@ mod tests {
             (E::Spec(SpecError { offset: 6, problem: Problem::NotWhole }), 400),
             (E::Ensure(EnsureError::UnknownSource(String::new())), 404),
             (E::Ensure(EnsureError::SourceGone("")), 410),
-            (E::Ensure(EnsureError::SourceUnavailable(SourceError::Gone(""))), 503),
+            (E::Ensure(EnsureError::Source(SourceError::Unavailable(String::new()))), 503),
+            (E::Ensure(EnsureError::Source(SourceError::Failed(String::new()))), 502),
+            (E::Ensure(EnsureError::Source(SourceError::TimedOut(String::new()))), 504),
+            (E::Ensure(EnsureError::Source(SourceError::TooLong(1))), 422),
+            (E::Ensure(EnsureError::Source(SourceError::NotAnImage(String::new()))), 422),
             (E::Ensure(EnsureError::SourceChanged), 503),
             (E::Ensure(EnsureError::Undecodable(RenderError::NotAnImage)), 422),
             (E::Ensure(EnsureError::Unplannable(PlanError::NoEncoder(crate::model::ImageFormat::Avif))), 400),

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::{DocumentSize, FocalPoint, ImageFormat, MediaPath, Size};
 
@@ -49,8 +50,60 @@ pub struct SourceVersion {
     pub bytes: u64,
     /// Modification time in nanoseconds since the epoch (negative before it).
     pub modified_ns: i128,
+    /// What tells its contents apart where the source is remote: neither size nor date need change there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<EntityTag>,
     /// The catalogue's content hash, where known.
     pub file_hash: Option<String>,
+}
+
+/// The validators of a remote file (RFC 9110, 8.8), digested: a number to compare, whatever text a stranger sent.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct EntityTag(u128);
+
+impl EntityTag {
+    /// The digest of an `ETag`, and of whatever else tells versions apart.
+    pub fn of(validators: &[&[u8]]) -> Self {
+        let mut hasher = Sha256::new();
+        for part in validators {
+            hasher.update((part.len() as u64).to_be_bytes());
+            hasher.update(part);
+        }
+        let digest = hasher.finalize();
+        Self(digest[..16].iter().fold(0, |number, byte| number << 8 | u128::from(*byte)))
+    }
+
+    /// As bytes, for a digest.
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+}
+
+impl fmt::Display for EntityTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for EntityTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<EntityTag> for String {
+    fn from(tag: EntityTag) -> Self {
+        tag.to_string()
+    }
+}
+
+impl TryFrom<String> for EntityTag {
+    type Error = std::num::ParseIntError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        u128::from_str_radix(&text, 16).map(Self)
+    }
 }
 
 /// How the pixels as stored must be turned to stand upright: EXIF tag 0x0112 (CIPA DC-008, 4.6.4 A), 1 to 8.

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 
-use super::{ImageFormat, SourceRef, SourceVersion};
+use super::{EntityTag, ImageFormat, SourceRef, SourceVersion};
 
 /// First component of every stored path: the layout's version. A later layout lives beside it and never touches it.
 pub const LAYOUT: &str = "r1";
@@ -44,14 +44,18 @@ impl RenditionKey {
     /// `recipe` is the canonical text of the resolved plan: crop, size, format, every effective quality and the
     /// renderer's version. Two filter specs that resolve to the same plan share one file.
     pub fn new(location: &SourceRef, version: &SourceVersion, recipe: &str, format: ImageFormat) -> Self {
-        let digest = hex_digest(&[
+        let etag = version.etag.map(EntityTag::to_bytes);
+        let (bytes, modified) = (version.bytes.to_be_bytes(), version.modified_ns.to_be_bytes());
+        let parts = [
             location.source.as_bytes(),
             location.path.as_str().as_bytes(),
-            &version.bytes.to_be_bytes(),
-            &version.modified_ns.to_be_bytes(),
+            &bytes,
+            &modified,
             version.file_hash.as_deref().unwrap_or_default().as_bytes(),
             recipe.as_bytes(),
-        ]);
+        ];
+        let parts: Vec<&[u8]> = parts.into_iter().chain(etag.as_ref().map(<[u8; 16]>::as_slice)).collect();
+        let digest = hex_digest(&parts);
         let source = SourceKey::new(location);
         let path = format!("{}/{digest}.{}", source.directory(), format.extension());
         let seed = u64::from_str_radix(&digest[..12], 16).unwrap_or_default();
@@ -105,16 +109,17 @@ mod tests {
     }
 
     fn version() -> SourceVersion {
-        SourceVersion { bytes: 10, modified_ns: 1, file_hash: None }
+        SourceVersion { bytes: 10, modified_ns: 1, etag: None, file_hash: None }
     }
 
     #[test]
     fn whatever_changes_the_bytes_changes_the_name() {
         let base = RenditionKey::new(&location("media", "a.jpg"), &version(), "x", ImageFormat::Jpeg);
-        let mut versions = vec![version(), version(), version()];
+        let mut versions = vec![version(), version(), version(), version()];
         versions[0].bytes += 1;
         versions[1].modified_ns += 1;
         versions[2].file_hash = Some("abc".into());
+        versions[3].etag = Some(EntityTag::of(&[b"abc"]));
         for other in versions {
             assert_ne!(base, RenditionKey::new(&location("media", "a.jpg"), &other, "x", ImageFormat::Jpeg));
         }

@@ -10,6 +10,6 @@ pub mod media_path;
 pub use document::DocumentSize;
 pub use format::{Animation, ImageFormat};
 pub use geometry::{FocalPoint, PixelRect, Place, Size};
-pub use image::{ImageId, Orientation, SourceFacts, SourceImage, SourceRef, SourceVersion};
+pub use image::{EntityTag, ImageId, Orientation, SourceFacts, SourceImage, SourceRef, SourceVersion};
 pub use key::{RenditionKey, SourceKey};
 pub use media_path::MediaPath;

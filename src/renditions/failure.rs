@@ -21,9 +21,9 @@ pub enum EnsureError {
     /// The source image's file is gone, and no rendition of its last version is stored.
     #[error("the source image's file is gone: {0}")]
     SourceGone(&'static str),
-    /// The source itself cannot be read.
+    /// The source cannot be read, or does not give the file.
     #[error(transparent)]
-    SourceUnavailable(SourceError),
+    Source(SourceError),
     /// The source image kept changing while it was rendered.
     #[error("the source image changed while it was rendered")]
     SourceChanged,
@@ -69,7 +69,8 @@ impl From<SourceError> for EnsureError {
     fn from(error: SourceError) -> Self {
         match error {
             SourceError::Gone(why) => Self::SourceGone(why),
-            unavailable @ SourceError::Unavailable(_) => Self::SourceUnavailable(unavailable),
+            SourceError::Changed => Self::SourceChanged,
+            error => Self::Source(error),
         }
     }
 }
@@ -83,9 +84,7 @@ impl From<JobError> for EnsureError {
             JobError::Render(error @ RenderError::Watermark { .. }) => Self::Watermark(error),
             JobError::Render(error) => Self::Undecodable(error),
             JobError::Output(errno) => Self::Store(StoreError::new("write a rendition", &errno.into())),
-            JobError::Source(errno) => {
-                Self::SourceUnavailable(SourceError::Unavailable(std::io::Error::from(errno).to_string()))
-            }
+            JobError::Source(errno) => Self::Source(SourceError::Unavailable(std::io::Error::from(errno).to_string())),
             JobError::NotAFile => Self::SourceGone("not a regular file"),
             JobError::TimedOut { started } => Self::TimedOut { started },
             JobError::Unwanted => Self::Unwanted,
@@ -159,7 +158,7 @@ impl Memory {
             }
             EnsureError::UnknownSource(_)
             | EnsureError::SourceGone(_)
-            | EnsureError::SourceUnavailable(_)
+            | EnsureError::Source(_)
             | EnsureError::SourceChanged
             | EnsureError::TimedOut { started: false }
             | EnsureError::PoolFull

@@ -543,8 +543,7 @@ impl Renditions {
             tokio::time::sleep(rest).await;
         }
         let open = self.source(location)?.open(&location.path).await?;
-        let planned = Stat { bytes: version.bytes, modified_ns: version.modified_ns };
-        if open.stat == planned { Ok(open) } else { Err(EnsureError::SourceChanged) }
+        if open.stat == Stat::from(version) { Ok(open) } else { Err(EnsureError::SourceChanged) }
     }
 
     /// Renders and stores: the work of one flight.
@@ -598,8 +597,7 @@ impl Renditions {
             return Err(EnsureError::SourceChanged);
         }
         let started = Instant::now();
-        let published = tokio::task::spawn_blocking(move || draft.publish()).await;
-        let stored = published.map_err(|_| EnsureError::Crashed)?.map_err(|error| self.store_failed(error))?;
+        let stored = draft.publish().await.map_err(|error| self.store_failed(error))?;
         self.metrics.render_stage("store", started.elapsed());
         Ok(stored)
     }
@@ -643,7 +641,8 @@ fn settles_in(version: &SourceVersion, now: SystemTime) -> Option<Duration> {
 }
 
 fn version(stat: Stat, image: &SourceImage) -> SourceVersion {
-    SourceVersion { bytes: stat.bytes, modified_ns: stat.modified_ns, file_hash: image.file_hash.clone() }
+    let Stat { bytes, modified_ns, etag } = stat;
+    SourceVersion { bytes, modified_ns, etag, file_hash: image.file_hash.clone() }
 }
 
 #[cfg(test)]
@@ -654,7 +653,10 @@ mod tests {
     fn only_what_was_written_just_now_has_to_settle() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
         let written = |at: Duration| {
-            settles_in(&SourceVersion { bytes: 1, modified_ns: at.as_nanos() as i128, file_hash: None }, now)
+            settles_in(
+                &SourceVersion { bytes: 1, modified_ns: at.as_nanos() as i128, etag: None, file_hash: None },
+                now,
+            )
         };
         assert_eq!(written(Duration::from_millis(999_995)), Some(Duration::from_millis(15)));
         for settled in [Duration::ZERO, Duration::from_millis(999_980), Duration::from_millis(1_000_001)] {

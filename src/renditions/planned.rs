@@ -74,8 +74,7 @@ impl Planned {
 
     /// Whether it was solved for this version of a source image.
     pub(super) fn is_of(&self, stat: Stat, image: &SourceImage) -> bool {
-        let SourceVersion { bytes, modified_ns, file_hash } = &self.version;
-        Stat { bytes: *bytes, modified_ns: *modified_ns } == stat && *file_hash == image.file_hash
+        Stat::from(&self.version) == stat && self.version.file_hash == image.file_hash
     }
 
     /// Notes that the rendition is stored, with this length, or that it is not: what a look that began in `era` has found.
@@ -164,7 +163,7 @@ mod tests {
                         "bytes_per_pixel": 3, "progressive": false}"#;
         let plan = Plan::whole(serde_json::from_str(facts).unwrap(), Encoding::Png);
         let location = SourceRef { source: "media".into(), path: MediaPath::parse("a.jpg").unwrap() };
-        let version = SourceVersion { bytes: 1, modified_ns: 1, file_hash: None };
+        let version = SourceVersion { bytes: 1, modified_ns: 1, etag: None, file_hash: None };
         let planned = Planned::new(&location, &version, &FilterSpec::parse("original").unwrap(), None, plan);
         let believed = |era| planned.remembered(Duration::MAX, era);
         let (before, after) = (Era(1), Era(2));

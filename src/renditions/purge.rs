@@ -20,14 +20,14 @@ impl Renditions {
     /// The first that the store could not remove. The others are removed all the same, and none is believed to be there.
     pub async fn purge(&self, locations: &HashSet<SourceRef>) -> Result<Removed, StoreError> {
         let keys: HashMap<SourceKey, &SourceRef> = locations.iter().map(|at| (SourceKey::new(at), at)).collect();
-        self.forget(locations);
+        self.forget(locations).await;
         let mut removed = self.remove(keys.keys()).await;
         // Their results are published where something was just removed.
         if self.renders.landed(|key| keys.contains_key(key.source())).await > 0 {
             let late = self.remove(keys.keys()).await;
             removed = removed.and_then(|removed| Ok(removed + late?));
         }
-        self.forget(locations);
+        self.forget(locations).await;
         self.purges.fetch_add(1, Ordering::AcqRel);
         removed
     }
@@ -46,8 +46,14 @@ impl Renditions {
         removed
     }
 
-    fn forget(&self, locations: &HashSet<SourceRef>) {
-        locations.iter().for_each(|location| self.known.invalidate(location));
+    async fn forget(&self, locations: &HashSet<SourceRef>) {
+        for location in locations {
+            self.known.invalidate(location);
+            if let Some(source) = self.sources.get(&location.source) {
+                // What cannot be forgotten ends by itself.
+                let _ = source.forget(&location.path).await;
+            }
+        }
         self.planned.forget(locations);
         self.memory.forget(&locations.iter().map(|location| SourceKey::new(location).directory()).collect());
     }

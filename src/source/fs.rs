@@ -40,7 +40,7 @@ impl FsSource {
         if !metadata.is_file() {
             return Err(SourceError::Gone("not a regular file"));
         }
-        Ok(OpenSource { stat: stat_of(&metadata), changed_ns: changed_ns(&metadata), file })
+        Ok(OpenSource { stat: stat_of(&metadata), changed_ns: Some(changed_ns(&metadata)), file })
     }
 
     fn open_beneath(&self, path: &MediaPath) -> io::Result<OwnedFd> {
@@ -88,7 +88,7 @@ pub(super) fn retried<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<
 
 pub(super) fn stat_of(metadata: &Metadata) -> Stat {
     let modified_ns = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
-    Stat { bytes: metadata.len(), modified_ns }
+    Stat { bytes: metadata.len(), modified_ns, etag: None }
 }
 
 pub(super) fn changed_ns(metadata: &Metadata) -> i128 {

@@ -1,22 +1,35 @@
 //! Where originals are: a version to compare, and bytes to decode.
 
 mod fs;
+mod originals;
+mod remote;
 
 use std::{fs::File, future::Future, pin::Pin};
 
 use thiserror::Error;
 
 pub use fs::FsSource;
+pub use originals::Originals;
+pub use remote::{Answer, Backend, Freshness, RemoteSource, Validators};
 
-use crate::model::MediaPath;
+use crate::model::{EntityTag, MediaPath, SourceVersion};
 
-/// Which bytes a file has: size, and modification time in nanoseconds since the epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which bytes a file has: size, modification time in nanoseconds since the epoch, and what a remote source says of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Stat {
     /// Length in bytes.
     pub bytes: u64,
-    /// Modification time.
+    /// Modification time; 0 where the source has none.
     pub modified_ns: i128,
+    /// A remote file's validators.
+    pub etag: Option<EntityTag>,
+}
+
+impl From<&SourceVersion> for Stat {
+    fn from(version: &SourceVersion) -> Self {
+        let SourceVersion { bytes, modified_ns, etag, file_hash: _ } = version;
+        Self { bytes: *bytes, modified_ns: *modified_ns, etag: *etag }
+    }
 }
 
 /// An open source image.
@@ -27,8 +40,8 @@ pub struct OpenSource {
     /// What was opened: taken from the descriptor, not the name.
     pub stat: Stat,
     /// When anything about the file last changed, in nanoseconds since the epoch. Nobody can set it: a writer that gives the
-    /// file its old modification time again is found out.
-    pub(crate) changed_ns: i128,
+    /// file its old modification time again is found out. `None` for a copy of our own, which nobody else writes to.
+    pub(crate) changed_ns: Option<i128>,
 }
 
 impl OpenSource {
@@ -37,9 +50,10 @@ impl OpenSource {
     /// # Errors
     /// When the descriptor cannot be asked.
     pub fn is_unchanged(&self) -> Result<bool, SourceError> {
+        let Some(changed_ns) = self.changed_ns else { return Ok(true) };
         let metadata =
             fs::retried(|| self.file.metadata()).map_err(|error| SourceError::Unavailable(error.to_string()))?;
-        Ok(fs::stat_of(&metadata) == self.stat && fs::changed_ns(&metadata) == self.changed_ns)
+        Ok(fs::stat_of(&metadata) == self.stat && fs::changed_ns(&metadata) == changed_ns)
     }
 }
 
@@ -54,6 +68,11 @@ pub trait Source: Send + Sync {
     /// The same where it needs no waiting, and `None` where it does. The hot path asks this way: no future is boxed.
     fn stat_now(&self, _path: &MediaPath) -> Option<Result<Stat, SourceError>> {
         None
+    }
+
+    /// Forgets what is remembered of a file: whoever asks from now on is told what the source says then.
+    fn forget(&self, _path: &MediaPath) -> Pending<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
     }
 
     /// Opens a file for reading.
@@ -72,4 +91,33 @@ pub enum SourceError {
     /// The source itself is missing or unreadable; nothing can be said about the file.
     #[error("the source is not available: {0}")]
     Unavailable(String),
+    /// A remote source answered, but not with the file: it refuses us, is broken, or leads where nothing may be fetched.
+    #[error("the remote source failed: {0}")]
+    Failed(String),
+    /// A remote source did not answer in time, or too slowly.
+    #[error("the remote source did not answer in time: {0}")]
+    TimedOut(String),
+    /// A remote file was replaced between asking for it and fetching it.
+    #[error("the remote file was replaced while it was fetched")]
+    Changed,
+    /// A remote file is longer than `render.max_source_bytes`; what came of it was thrown away.
+    #[error("the remote file is longer than {0} bytes")]
+    TooLong(u64),
+    /// A remote file says itself that it is no image, or its first bytes do.
+    #[error("the remote file is no image: {0}")]
+    NotAnImage(String),
+}
+
+impl SourceError {
+    /// The label of `sendimage_source_errors_total`; `None` for a file that is simply not there.
+    pub fn class(&self) -> Option<&'static str> {
+        match self {
+            Self::Gone(_) | Self::Changed => None,
+            Self::Unavailable(_) => Some("unavailable"),
+            Self::Failed(_) => Some("failed"),
+            Self::TimedOut(_) => Some("timed_out"),
+            Self::TooLong(_) => Some("too_long"),
+            Self::NotAnImage(_) => Some("not_an_image"),
+        }
+    }
 }

@@ -289,8 +289,9 @@ impl Draft for FsDraft {
         &self.temporary.file
     }
 
-    fn publish(mut self: Box<Self>) -> Result<StoredRendition, StoreError> {
-        self.store.clone().publish(&mut self)
+    fn publish(mut self: Box<Self>) -> Pending<'static, StoredRendition> {
+        let store = self.store.clone();
+        blocking(&store, move |store| store.publish(&mut self))
     }
 }
 
@@ -300,10 +301,10 @@ fn timespec(time: SystemTime) -> Timespec {
 }
 
 /// Runs a blocking call on the blocking pool. Only misses come here.
-fn blocking<'a, T: Send + 'static>(
+fn blocking<T: Send + 'static>(
     inner: &Arc<Inner>,
     call: impl FnOnce(&Arc<Inner>) -> Result<T, StoreError> + Send + 'static,
-) -> Pending<'a, T> {
+) -> Pending<'static, T> {
     let inner = inner.clone();
     Box::pin(async move {
         let called = tokio::task::spawn_blocking(move || call(&inner)).await;
@@ -374,7 +375,7 @@ mod tests {
     }
 
     fn version() -> SourceVersion {
-        SourceVersion { bytes: 1, modified_ns: 2, file_hash: None }
+        SourceVersion { bytes: 1, modified_ns: 2, etag: None, file_hash: None }
     }
 
     fn store() -> (tempfile::TempDir, FsStore) {
@@ -386,7 +387,7 @@ mod tests {
     async fn put(store: &FsStore, key: &RenditionKey, bytes: &[u8]) -> Result<StoredRendition, StoreError> {
         let draft = store.draft(key).await?;
         draft.file().write_all(bytes).unwrap();
-        draft.publish()
+        draft.publish().await
     }
 
     fn drafts(folder: &tempfile::TempDir) -> usize {

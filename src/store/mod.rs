@@ -70,12 +70,12 @@ pub trait Draft: Send {
     /// The file to write to.
     fn file(&self) -> &File;
 
-    /// Makes it durable and gives it its final name. Blocks.
+    /// Makes it durable and gives it its final name.
     ///
     /// # Errors
     /// When the disk refuses; then nothing is left of it. A failed fsync is never repeated on the same file: the kernel may
     /// have dropped the pages it could not write.
-    fn publish(self: Box<Self>) -> Result<StoredRendition, StoreError>;
+    fn publish(self: Box<Self>) -> Pending<'static, StoredRendition>;
 }
 
 /// An answer under way.

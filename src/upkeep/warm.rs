@@ -140,7 +140,7 @@ fn reason(error: &EnsureError) -> &'static str {
     match error {
         EnsureError::UnknownSource(_) => "unknown",
         EnsureError::SourceGone(_) => "gone",
-        EnsureError::SourceUnavailable(_) | EnsureError::SourceChanged => "source",
+        EnsureError::Source(_) | EnsureError::SourceChanged => "source",
         EnsureError::Undecodable(_) | EnsureError::Poison(_) => "not_an_image",
         EnsureError::Watermark(_) | EnsureError::Unplannable(_) => "impossible",
         EnsureError::OverLimit(_) => "over_limit",

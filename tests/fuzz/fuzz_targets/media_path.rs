@@ -13,7 +13,7 @@ fuzz_target!(|text: &str| {
     assert!(!text.contains(|c: char| c == '\\' || c.is_control()));
     assert!(!path.stem().is_empty() && !path.stem().contains('/'), "{text:?}");
     let location = SourceRef { source: "media".into(), path };
-    let version = SourceVersion { bytes: 1, modified_ns: 2, file_hash: None };
+    let version = SourceVersion { bytes: 1, modified_ns: 2, etag: None, file_hash: None };
     let key = RenditionKey::new(&location, &version, text, ImageFormat::Webp);
     assert!(key.path().starts_with(&key.source().directory()));
 });

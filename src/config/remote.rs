@@ -1,0 +1,164 @@
+//! What is on other machines: sources by HTTP, S3-compatible stores, and who renders what among several gates.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::{Bytes, Secret, values};
+
+/// `[sources.NAME.http]`: a site that originals are fetched from.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpSourceConfig {
+    /// What a path is appended to: `https://images.example/originals/`. Either this or `allow`.
+    pub base_url: Option<String>,
+    /// URLs that the catalogue may name, by their beginnings: `https://images.example/`, or `https://*.example/` for any host
+    /// below one.
+    #[serde(deserialize_with = "values::list")]
+    pub allow: Vec<String>,
+    /// Networks that may be connected to although they are not public: `10.1.0.0/16`, `fd00::/8`, `127.0.0.1/32`.
+    #[serde(deserialize_with = "values::list")]
+    pub allow_addresses: Vec<String>,
+    /// Longest time for a connection, TLS included.
+    pub connect_seconds: f64,
+    /// Longest time to the answer's head.
+    pub first_byte_seconds: f64,
+    /// Longest time for all of it, redirects and second attempts included.
+    pub total_seconds: f64,
+    /// A body that arrives slower than this, in bytes a second over five seconds, is given up.
+    pub min_rate: Bytes,
+    /// Connections to one host at a time; more wait.
+    pub max_connections: usize,
+    /// A version is asked for again after so long.
+    pub fresh_seconds: f64,
+    /// A version that was known still counts for so long when the site is away.
+    pub stale_seconds: f64,
+}
+
+impl Default for HttpSourceConfig {
+    fn default() -> Self {
+        Self {
+            base_url: None,
+            allow: Vec::new(),
+            allow_addresses: Vec::new(),
+            connect_seconds: 2.0,
+            first_byte_seconds: 5.0,
+            total_seconds: 15.0,
+            min_rate: Bytes(16 << 10),
+            max_connections: 8,
+            fresh_seconds: 10.0,
+            stale_seconds: 3600.0,
+        }
+    }
+}
+
+/// `[sources.NAME.s3]` and `[store.s3]`: a bucket in an S3-compatible object store.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct S3Config {
+    /// Scheme, host and port: `https://s3.example`.
+    pub endpoint: String,
+    /// The region that requests are signed for.
+    pub region: String,
+    /// The bucket.
+    pub bucket: String,
+    /// What keys begin with, without a slash at the beginning and with one at the end, or nothing.
+    pub prefix: String,
+    /// Who asks.
+    pub access_key_id: String,
+    /// The key that requests are signed with.
+    pub secret_access_key: Option<Secret>,
+    /// The same, read from a file (a final line break is dropped).
+    pub secret_access_key_file: Option<PathBuf>,
+    /// Whether the bucket is the first part of the path (`https://s3.example/bucket/key`) rather than of the host's name.
+    pub path_style: bool,
+    /// Longest time for one call, second attempts included.
+    pub timeout_seconds: f64,
+    /// A source: a version is asked for again after so long.
+    pub fresh_seconds: f64,
+    /// A source: a version that was known still counts for so long when the store is away.
+    pub stale_seconds: f64,
+    /// A store: for how long the web server may use an address that it was given.
+    pub presign_seconds: u64,
+}
+
+impl Default for S3Config {
+    fn default() -> Self {
+        Self {
+            endpoint: String::new(),
+            region: "us-east-1".into(),
+            bucket: String::new(),
+            prefix: String::new(),
+            access_key_id: String::new(),
+            secret_access_key: None,
+            secret_access_key_file: None,
+            path_style: true,
+            timeout_seconds: 10.0,
+            fresh_seconds: 2.0,
+            stale_seconds: 3600.0,
+            presign_seconds: 900,
+        }
+    }
+}
+
+/// `[originals]`: copies of what remote sources have.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OriginalsConfig {
+    /// A folder on this machine, best on a disk. The copies have no names in it and go when the service ends.
+    pub root: PathBuf,
+    /// Bytes that the copies may take.
+    pub max_bytes: Bytes,
+}
+
+impl Default for OriginalsConfig {
+    fn default() -> Self {
+        Self { root: std::env::temp_dir(), max_bytes: Bytes(1 << 30) }
+    }
+}
+
+/// `[coordination]`: how several gates see to it that one of them renders.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CoordinationConfig {
+    /// Which way.
+    #[serde(deserialize_with = "values::one_of")]
+    pub kind: CoordinationKind,
+    /// `redis`: `redis://host:6379/0`, or `rediss://` for TLS. `postgres`: `postgres://user@host/database`.
+    pub url: Option<Secret>,
+    /// The same, read from a file (a final line break is dropped).
+    pub url_file: Option<PathBuf>,
+    /// Whose gates belong together: part of the names in Redis and Postgres.
+    pub namespace: String,
+    /// A render whose gate gave no sign of life for so long is taken over.
+    pub lease_seconds: f64,
+    /// Longest time for one question to Redis or Postgres; without an answer the gate goes on alone.
+    pub timeout_seconds: f64,
+}
+
+impl Default for CoordinationConfig {
+    fn default() -> Self {
+        Self {
+            kind: CoordinationKind::Store,
+            url: None,
+            url_file: None,
+            namespace: "sendimage".into(),
+            lease_seconds: 10.0,
+            timeout_seconds: 1.0,
+        }
+    }
+}
+
+/// Where gates meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CoordinationKind {
+    /// Nowhere: each renders for itself.
+    None,
+    /// Lease files in the store.
+    Store,
+    /// A Redis server.
+    Redis,
+    /// A Postgres server.
+    Postgres,
+}
