@@ -1,6 +1,6 @@
 //! Secrets from the config: readable by code that asks, invisible to everything that prints.
 
-use std::fmt;
+use std::{fmt, io, path::Path};
 
 use serde::Deserialize;
 
@@ -13,6 +13,16 @@ impl Secret {
     /// Wraps a text.
     pub fn new(text: String) -> Self {
         Self(text)
+    }
+
+    /// A text file's contents; a final line break is dropped.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is no text.
+    pub fn read(file: &Path) -> io::Result<Self> {
+        let text = std::fs::read_to_string(file)?;
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        Ok(Self(text.strip_suffix('\r').unwrap_or(text).to_owned()))
     }
 
     /// The secret itself. Callers keep it out of logs, metrics, errors and answers.

@@ -320,6 +320,8 @@ fn commented_keys_of_the_example_show_the_defaults() {
         "secret",
         "secret_file",
         "url",
+        "url_file",
+        "listen",
         "file",
         "source",
         "catalogue.query",
