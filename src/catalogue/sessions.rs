@@ -204,7 +204,10 @@ impl<D: Dialect> Sessions<D> {
             }
             Err(_) => Away::of(CatalogueError::TimedOut),
         };
-        *lock(&self.away) = Some(away.clone());
+        // A file that somebody holds is free the moment it is let go.
+        if D::IS_REMOTE {
+            *lock(&self.away) = Some(away.clone());
+        }
         drop(turn);
         Err(away)
     }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::{Path, PathBuf},
     str::FromStr as _,
     time::{Duration, Instant},
 };
@@ -51,12 +52,12 @@ impl Backend {
         }
     }
 
-    fn execute(&self, site: &Site, statements: &[&str]) {
+    fn execute(&self, folder: &Path, statements: &[&str]) {
         match self {
             Self::Manifest => unreachable!("it has no statements"),
             Self::Server(server) => server.execute(statements),
             Self::Sqlite => {
-                let url = format!("sqlite://{}", site.path("db.sqlite3").display());
+                let url = format!("sqlite://{}", folder.join("db.sqlite3").display());
                 tokio::runtime::Runtime::new().unwrap().block_on(async {
                     let options = SqliteConnectOptions::from_str(&url).unwrap().create_if_missing(true);
                     let mut database = SqliteConnection::connect_with(&options).await.unwrap();
@@ -76,7 +77,7 @@ type Columns = BTreeMap<&'static str, String>;
 /// A backend with Wagtail's table, written row by row.
 struct Table<'a> {
     backend: &'a Backend,
-    site: &'a Site,
+    folder: PathBuf,
     rows: BTreeMap<u64, Columns>,
 }
 
@@ -84,7 +85,8 @@ const COLUMNS: [&str; 6] =
     ["file", "file_hash", "focal_point_x", "focal_point_y", "focal_point_width", "focal_point_height"];
 
 impl<'a> Table<'a> {
-    fn new(backend: &'a Backend, site: &'a Site) -> Self {
+    fn new(backend: &'a Backend, site: &Site) -> Self {
+        let folder = site.folder.path().to_owned();
         if !matches!(backend, Backend::Manifest) {
             let text = |length| format!("VARCHAR({length}) NOT NULL");
             let columns = format!(
@@ -94,9 +96,9 @@ impl<'a> Table<'a> {
                 text(200),
                 text(40)
             );
-            backend.execute(site, &[&format!("CREATE TABLE wagtailimages_image ({columns})")]);
+            backend.execute(&folder, &[&format!("CREATE TABLE wagtailimages_image ({columns})")]);
         }
-        let table = Self { backend, site, rows: BTreeMap::new() };
+        let table = Self { backend, folder, rows: BTreeMap::new() };
         table.write();
         table
     }
@@ -115,7 +117,7 @@ impl<'a> Table<'a> {
         );
         self.remove(id);
         if !matches!(self.backend, Backend::Manifest) {
-            self.backend.execute(self.site, &[&statement]);
+            self.backend.execute(&self.folder, &[&statement]);
         }
         self.rows.insert(id, row);
         self.write();
@@ -124,7 +126,7 @@ impl<'a> Table<'a> {
     fn remove(&mut self, id: u64) {
         self.rows.remove(&id);
         if !matches!(self.backend, Backend::Manifest) {
-            self.backend.execute(self.site, &[&format!("DELETE FROM wagtailimages_image WHERE id = {id}")]);
+            self.backend.execute(&self.folder, &[&format!("DELETE FROM wagtailimages_image WHERE id = {id}")]);
         }
         self.write();
     }
@@ -140,8 +142,8 @@ impl<'a> Table<'a> {
             format!("{{\"id\": {id}, {}}}", fields.join(", "))
         };
         let objects: Vec<String> = self.rows.iter().map(object).collect();
-        std::fs::write(self.site.path("new.json"), format!("[{}]", objects.join(", "))).unwrap();
-        std::fs::rename(self.site.path("new.json"), self.site.path("images.json")).unwrap();
+        std::fs::write(self.folder.join("new.json"), format!("[{}]", objects.join(", "))).unwrap();
+        std::fs::rename(self.folder.join("new.json"), self.folder.join("images.json")).unwrap();
     }
 }
 
@@ -210,8 +212,10 @@ fn behaves(backend: &Backend) {
     assert_ne!(ask(&site, "1", "fill-20x40-c100").1, focal);
     // Three numbers are no focal point.
     if !matches!(backend, Backend::Manifest) {
-        backend
-            .execute(&site, &["UPDATE wagtailimages_image SET focal_point_y = NULL, file_hash = 'one' WHERE id = 1"]);
+        backend.execute(
+            site.folder.path(),
+            &["UPDATE wagtailimages_image SET focal_point_y = NULL, file_hash = 'one' WHERE id = 1"],
+        );
         forget();
         assert_eq!(ask(&site, "1", "fill-20x40-c100").1, plain);
     }
@@ -352,8 +356,7 @@ fn own_query(backend: &Backend, ids: &[&str], numbers: &[(&str, u16)]) {
         let mut site =
             Site::new(&format!("{config}[signing]\nkeys = [{{ id = \"all\", secret = \"0123456789abcdef\" }}]\n"));
         furnish(&site);
-        backend.execute(
-            &site,
+        backend.execute(site.folder.path(),
             &[
                 &format!("CREATE TABLE {table} (pk {id}, name VARCHAR(100), shelf VARCHAR(100), x INTEGER)"),
                 &format!(
@@ -383,7 +386,7 @@ fn own_query(backend: &Backend, ids: &[&str], numbers: &[(&str, u16)]) {
             Site::new(&backend.section().replace("cache_seconds", &format!("query = \"{query}\"\ncache_seconds")));
         furnish(&site);
         backend.execute(
-            &site,
+            site.folder.path(),
             &[
                 &format!("CREATE TABLE {table} (pk INTEGER, name VARCHAR(100), shelf VARCHAR(100), x {column})"),
                 &format!("INSERT INTO {table} VALUES (1, 'a.jpg', NULL, '7'), (2, 'a.jpg', NULL, NULL)"),
@@ -408,9 +411,9 @@ fn reads_only(backend: &Backend, function: &str, query: &str) {
         Backend::Server(server) if server.kind == Kind::Postgres => &["GRANT ALL ON written TO site"],
         _ => &[],
     };
-    backend.execute(&site, &["CREATE TABLE written (id INTEGER)"]);
-    backend.execute(&site, grants);
-    backend.execute(&site, &[function]);
+    backend.execute(site.folder.path(), &["CREATE TABLE written (id INTEGER)"]);
+    backend.execute(site.folder.path(), grants);
+    backend.execute(site.folder.path(), &[function]);
     site.start();
     assert_eq!(statuses(&site, &[1]), [503], "{}", site.log());
     assert!(site.log().to_lowercase().contains("read"), "{}", site.log());
