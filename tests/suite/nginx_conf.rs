@@ -321,7 +321,6 @@ fn commented_keys_of_the_example_show_the_defaults() {
         "secret_file",
         "url",
         "url_file",
-        "listen",
         "file",
         "source",
         "catalogue.query",
