@@ -162,6 +162,41 @@ fn mariadb_away() {
     outages("mariadb", Kind::MariaDb, Row::begin("MariaDB away", "F16"));
 }
 
+/// F16: the network forgets the session that listens for changed rows. Nobody is told; it is found out all the same.
+#[test]
+fn a_listener_that_is_lost() {
+    let row = Row::begin("a listener cut off from Postgres", "F16");
+    if !Kind::Postgres.is_installed() {
+        return row.skipped("postgres is not installed");
+    }
+    let server = server(Kind::Postgres);
+    let network = Network::before(server.port);
+    let mut site = site(&server, network.port);
+    let config = std::fs::read_to_string(site.config()).unwrap();
+    let long = config.replace("cache_seconds = 0.1", "cache_seconds = 600\nlisten = \"images\"");
+    std::fs::write(site.config(), long).unwrap();
+    site.signal(rustix::process::Signal::TERM);
+    site.wait();
+    site.start();
+    let heard = || site.log().matches("listening for changed rows").count();
+    time_until(Duration::from_secs(5), || heard() == 1);
+    assert_eq!(ask(&site, 1).0, 200);
+    network.cut();
+    network.mend();
+    server.execute(&["UPDATE pictures SET file = 'gone.jpg' WHERE id = 1", "NOTIFY images, '1'"]);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(ask(&site, 1).0, 200, "the news is lost");
+    let again = time_until(Duration::from_secs(15), || heard() == 2);
+    let seen = time_until(Duration::from_secs(2), || ask(&site, 1).0 == 410);
+    server.execute(&["UPDATE pictures SET file = 'a.jpg' WHERE id = 1", "NOTIFY images, '1'"]);
+    time_until(Duration::from_secs(1), || ask(&site, 1).0 == 200);
+    row.passed(&format!(
+        "listening again after {:.1} s, the change that was missed seen {} later",
+        again.as_secs_f64(),
+        ms(seen)
+    ));
+}
+
 fn full(name: &'static str, kind: Kind, row: Row) {
     if !kind.is_installed() {
         return row.skipped(&format!("{name} is not installed"));

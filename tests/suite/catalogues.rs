@@ -445,6 +445,10 @@ fn private_file(backend: &Backend) {
     site.start();
     assert_eq!(statuses(&site, &[2]), [200], "{}", site.log());
 
+    // A unix socket does as well.
+    std::fs::write(site.path("url"), server.socket_url()).unwrap();
+    let check = String::from_utf8_lossy(&site.run(&["check"]).stdout).into_owned();
+    assert!(check.contains("ok    catalogue "), "{check}");
     for (bad, needle) in [
         (server.url() + "?sslmod=require", "sslmod"),
         (server.url().replacen("://", "x://", 1), "begins with"),

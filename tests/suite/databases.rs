@@ -246,6 +246,17 @@ impl Server {
         format!("{scheme}://site:{PASSWORD}@127.0.0.1:{port}/site")
     }
 
+    /// The same by the server's unix socket.
+    pub fn socket_url(&self) -> String {
+        let folder = self.folder.path().display();
+        match self.kind {
+            Kind::Postgres => {
+                format!("postgres:///site?host={folder}&port={}&user=site&password={PASSWORD}", self.port)
+            }
+            Kind::MariaDb => format!("mysql://site:{PASSWORD}@localhost/site?socket={folder}/socket"),
+        }
+    }
+
     fn admin_url(&self, database: &str) -> String {
         match self.kind {
             Kind::Postgres => format!("postgres://admin:{PASSWORD}@127.0.0.1:{}/{database}", self.port),
