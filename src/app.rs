@@ -18,6 +18,7 @@ use crate::{
     access::{KeyError, OpsToken, SignedRequest, Verifier},
     catalogue::{Cached, Catalogue, CatalogueError, Manifest, NoCatalogue, Sqlite},
     config::{CatalogueKind, Config, ListenAddress, RenderConfig, SourceConfig, SourceKind, StoreKind},
+    coordination::{Away, Coordination, coordinator},
     metrics::Metrics,
     model::{Size, SourceFacts},
     offload::Offload,
@@ -29,6 +30,7 @@ use crate::{
     solved::Solved,
     source::{FsSource, Source},
     store::{FsStore, Store},
+    upkeep,
     workers::{MarkError, Marks, Pool, PoolConfig, SandboxReport, StartError},
 };
 
@@ -74,6 +76,9 @@ pub enum BuildError {
     /// A watermark cannot be read.
     #[error(transparent)]
     Mark(#[from] MarkError),
+    /// The coordination between gates cannot be set up.
+    #[error("{0}")]
+    Coordination(Away),
     /// A key that a running service cannot change.
     #[error("{0} cannot change while the service runs: restart it")]
     NeedsRestart(&'static str),
@@ -148,6 +153,10 @@ impl App {
             deadline: Duration::from_secs_f64(config.render.deadline_seconds),
             trust: config.store.trust(),
             metrics: metrics.clone(),
+            coordination: Coordination::new(
+                coordinator(&config.coordination, &config.store).map_err(BuildError::Coordination)?,
+                metrics.clone(),
+            ),
         });
         let offloads: HashMap<Arc<str>, Offload> = config
             .effective_routes()
@@ -158,7 +167,8 @@ impl App {
             })
             .collect();
         let key_uses = verifier.table().key_ids().map(|id| (id.clone(), metrics.key_counter(id))).collect();
-        Ok(Arc::new(Self {
+        let news = renditions.coordination().news();
+        let app = Arc::new(Self {
             verifier,
             catalogue,
             renditions,
@@ -174,7 +184,11 @@ impl App {
             offloads,
             key_uses,
             draining: AtomicBool::new(false),
-        }))
+        });
+        if let Some(news) = news {
+            tokio::spawn(upkeep::heed(Arc::downgrade(&app), news));
+        }
+        Ok(app)
     }
 
     /// What all of this was made from.
@@ -266,6 +280,7 @@ impl App {
             catalogue: Part::new(self.catalogue.probe().await),
             sources,
             store: Part::new(self.store.probe().await),
+            coordination: Part::new(self.renditions.coordination().probe().await),
         }
     }
 }
@@ -287,6 +302,8 @@ pub struct Readiness {
     pub sources: BTreeMap<String, Part>,
     /// The store.
     pub store: Part,
+    /// How this gate agrees with others.
+    pub coordination: Part,
 }
 
 /// One part's state.

@@ -224,6 +224,11 @@ pub struct Metrics {
     pub source_errors: Family<ClassLabel, Counter>,
     /// `sendimage_catalogue_seconds`: time of one catalogue look-up that was not answered from the cache.
     pub catalogue_seconds: Histogram,
+    /// `sendimage_leases_total{outcome}`: renders that several gates had to agree on: `led`, `waited`, `taken_over`, `late`, and
+    /// `alone` without an answer.
+    pub leases: Family<OutcomeLabel, Counter>,
+    /// `sendimage_coordination_up`: whether the last question to the coordinator had an answer.
+    pub coordination_up: Gauge,
     /// `sendimage_config_reload_failed_total`: changed configs that were not usable.
     pub config_reload_failed: Counter,
     /// `sendimage_ops_calls_total{call,outcome}`: `sign`, `purge` and `warm`, by how they ended.
@@ -266,6 +271,8 @@ impl Metrics {
             store_errors: Family::default(),
             source_errors: Family::default(),
             catalogue_seconds,
+            leases: Family::default(),
+            coordination_up: Gauge::default(),
             config_reload_failed: Counter::default(),
             ops_calls: Family::default(),
             purged_files: Counter::default(),
@@ -311,6 +318,12 @@ impl Metrics {
             Unit::Seconds,
             metrics.catalogue_seconds.clone(),
         );
+        registry.register("leases", "Renders agreed on with other gates, by outcome", metrics.leases.clone());
+        registry.register(
+            "coordination_up",
+            "Whether the last question to the coordinator had an answer",
+            metrics.coordination_up.clone(),
+        );
         registry.register(
             "config_reload_failed",
             "Changed configs that SIGHUP did not apply",
@@ -355,6 +368,11 @@ impl Metrics {
     /// Counts a failed call of the store.
     pub fn store_error(&self, kind: &str) {
         self.store_errors.get_or_create(&KindLabel { kind: kind.into() }).inc();
+    }
+
+    /// Counts how a render was agreed on with other gates.
+    pub fn lease(&self, outcome: &str) {
+        self.leases.get_or_create(&OutcomeLabel { outcome: outcome.into() }).inc();
     }
 
     /// Counts a question to a source that had no good answer.

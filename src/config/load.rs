@@ -9,7 +9,9 @@ use std::{
 use config::{Environment, File, FileFormat};
 use thiserror::Error;
 
-use super::{AuthMode, CatalogueKind, Config, Existence, OffloadMode, SourceKind};
+use super::{
+    AuthMode, CatalogueKind, Config, CoordinationConfig, CoordinationKind, Existence, OffloadMode, SourceKind,
+};
 use crate::{
     model::ImageFormat,
     spec::{FilterSpec, Operation},
@@ -198,6 +200,7 @@ impl Config {
         self.check_rendering(&mut problem);
         self.check_offload(&mut problem);
         self.check_catalogue(&mut problem);
+        self.check_coordination(&mut problem);
         self.check_headers(&mut problem);
         self.check_auth(&mut problem);
         for (name, source) in &self.sources {
@@ -354,6 +357,23 @@ impl Config {
                 "offload.redirect_url",
                 "is needed by mode \"redirect\": a URL or an absolute path, with a slash at its end".into(),
             );
+        }
+    }
+
+    fn check_coordination(&self, problem: &mut impl FnMut(&str, String)) {
+        let CoordinationConfig { kind, url, url_file, namespace, .. } = &self.coordination;
+        let asks = matches!(kind, CoordinationKind::Redis | CoordinationKind::Postgres);
+        match (url, url_file) {
+            (Some(_), Some(_)) => problem("coordination.url_file", "is given beside coordination.url".into()),
+            (None, None) if asks => problem("coordination.url", "is needed: where the gates meet".into()),
+            _ => {}
+        }
+        if !is_name(namespace) || namespace.len() > 40 {
+            problem("coordination.namespace", "holds letters, digits, '-' and '_', 40 at most".into());
+        }
+        // Shorter than a hiccup of the network is no sign of death.
+        if self.coordination.lease_seconds < 1.0 {
+            problem("coordination.lease_seconds", "is at least 1".into());
         }
     }
 

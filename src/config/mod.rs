@@ -14,7 +14,7 @@ use serde::Deserialize;
 pub use auth::{AuthConfig, AuthMode, ForwardConfig, ForwardScope, JwtConfig, TokenAlgorithm, TokenKeyConfig};
 pub use load::{ConfigError, Loaded, load};
 pub use remote::{CoordinationConfig, CoordinationKind, HttpSourceConfig, OriginalsConfig, S3Config};
-pub use secret::Secret;
+pub use secret::{Secret, read_secret_file};
 pub use values::{Bytes, ListenAddress, Mode};
 pub use wagtail::WagtailVersion;
 

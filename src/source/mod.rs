@@ -75,6 +75,9 @@ pub trait Source: Send + Sync {
         Box::pin(std::future::ready(Ok(())))
     }
 
+    /// Forgets what is remembered of all files.
+    fn forget_all(&self) {}
+
     /// Opens a file for reading.
     fn open<'a>(&'a self, path: &'a MediaPath) -> Pending<'a, OpenSource>;
 

@@ -7,6 +7,8 @@ mod cli;
 mod clients;
 mod decoders;
 mod forward;
+mod gate;
+mod gates;
 mod geometry;
 mod handoff;
 #[allow(dead_code, reason = "shared with tests/faults, which uses the rest")]
@@ -25,6 +27,7 @@ mod python;
 mod render_cost;
 mod renders;
 mod renditions;
+mod servers;
 mod svg;
 mod tokens;
 mod vectors;
