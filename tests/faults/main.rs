@@ -16,9 +16,13 @@ mod disks;
 mod floods;
 mod forgery;
 #[allow(dead_code, reason = "shared with the suite, which uses the rest")]
+#[path = "../suite/gate.rs"]
+mod gate;
+#[allow(dead_code, reason = "shared with the suite, which uses the rest")]
 #[path = "../suite/harness.rs"]
 mod harness;
 mod hijack;
+mod history;
 mod index;
 mod leaks;
 mod life_cycle;
