@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use crate::{
     access::{KeyError, OpsToken, SignedRequest, Verifier},
-    catalogue::{Cached, Catalogue, CatalogueError, Manifest, NoCatalogue, Sqlite},
+    catalogue::{Cached, Catalogue, CatalogueError, Manifest, MySql, NoCatalogue, Postgres, Sources, Sqlite, listen},
     config::{CatalogueKind, Config, ListenAddress, RenderConfig, SourceConfig, SourceKind, StoreKind},
     coordination::{Away, Coordination, coordinator},
     metrics::Metrics,
@@ -327,17 +327,24 @@ impl Part {
 
 fn catalogue(config: &Config, metrics: &Arc<Metrics>) -> Result<Arc<dyn Catalogue>, CatalogueError> {
     let section = &config.catalogue;
+    let sources = Sources::new(config);
     let inner: Box<dyn Catalogue> = match section.kind {
         CatalogueKind::None => Box::new(NoCatalogue),
         CatalogueKind::Manifest => {
             let file: PathBuf = section.file.clone().unwrap_or_default();
-            Box::new(Manifest::open(&file, section.source.as_deref().unwrap_or_default())?)
+            Box::new(Manifest::open(&file, sources)?)
         }
-        CatalogueKind::Sqlite => Box::new(Sqlite::new(section, metrics.clone())?),
+        CatalogueKind::Sqlite => Box::new(Sqlite::new(section, sources)?),
+        CatalogueKind::Postgres => Box::new(Postgres::new(section, sources)?),
+        CatalogueKind::Mysql => Box::new(MySql::new(section, sources)?),
     };
     let fresh = Duration::from_secs_f64(section.cache_seconds);
     let stale = Duration::from_secs_f64(section.stale_seconds);
-    Ok(Arc::new(Cached::new(inner, fresh, stale)))
+    let cached = Arc::new(Cached::new(inner, fresh, stale, metrics.clone()));
+    if let Some(channel) = &section.listen {
+        listen(section, channel, &cached)?;
+    }
+    Ok(cached)
 }
 
 fn source(section: &SourceConfig) -> Arc<dyn Source> {

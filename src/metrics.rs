@@ -229,6 +229,8 @@ pub struct Metrics {
     pub leases: Family<OutcomeLabel, Counter>,
     /// `sendimage_coordination_up`: whether the last question to the coordinator had an answer.
     pub coordination_up: Gauge,
+    /// `sendimage_catalogue_up`: 1 where the last look-up or probe had an answer, and before the first; else 0.
+    pub catalogue_up: Gauge,
     /// `sendimage_config_reload_failed_total`: changed configs that were not usable.
     pub config_reload_failed: Counter,
     /// `sendimage_ops_calls_total{call,outcome}`: `sign`, `purge` and `warm`, by how they ended.
@@ -273,6 +275,7 @@ impl Metrics {
             catalogue_seconds,
             leases: Family::default(),
             coordination_up: Gauge::default(),
+            catalogue_up: Gauge::default(),
             config_reload_failed: Counter::default(),
             ops_calls: Family::default(),
             purged_files: Counter::default(),
@@ -324,6 +327,8 @@ impl Metrics {
             "Whether the last question to the coordinator had an answer",
             metrics.coordination_up.clone(),
         );
+        metrics.catalogue_up.set(1);
+        registry.register("catalogue_up", "Whether the catalogue answers", metrics.catalogue_up.clone());
         registry.register(
             "config_reload_failed",
             "Changed configs that SIGHUP did not apply",
@@ -461,6 +466,7 @@ mod tests {
             "sendimage_request_seconds_count 1",
             "sendimage_renders_total{outcome=\"rendered\",format=\"jpeg\"} 1",
             "sendimage_render_seconds_count{stage=\"decode\"} 1",
+            "sendimage_catalogue_up 1",
             "sendimage_render_queue_depth 0",
             "sendimage_render_memory_bytes 0",
             "sendimage_workers_died_total{cause=\"SIGKILL\"} 1",

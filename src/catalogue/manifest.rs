@@ -11,16 +11,16 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{Catalogue, CatalogueError, Finding, Found, row::Row};
+use super::{Catalogue, CatalogueError, Finding, Found, Sources, row::Row};
 use crate::model::{ImageId, SourceImage};
 
 /// A manifest, read whole into memory and read again when the file changes.
 ///
 /// CSV has a header line; JSON is an array of objects. The columns are `id`, `file`, and where wanted `file_hash`,
-/// `focal_point_x`, `focal_point_y`, `focal_point_width`, `focal_point_height`; others are ignored.
+/// `source`, `focal_point_x`, `focal_point_y`, `focal_point_width`, `focal_point_height`; others are ignored.
 pub struct Manifest {
     file: PathBuf,
-    source: String,
+    sources: Sources,
     table: Mutex<Table>,
 }
 
@@ -43,27 +43,27 @@ struct Entry {
 }
 
 impl Manifest {
-    /// Reads a manifest whose paths are in `source`.
+    /// Reads a manifest whose files are in these sources.
     ///
     /// # Errors
     /// When the file cannot be read, an entry is malformed or an id occurs twice: the message names file and entry.
-    pub fn open(file: &Path, source: &str) -> Result<Self, CatalogueError> {
+    pub fn open(file: &Path, sources: Sources) -> Result<Self, CatalogueError> {
         let stamp = stamp(file).map_err(|error| unavailable(file, &error))?;
-        let images = Arc::new(read(file, source)?);
-        Ok(Self { file: file.to_owned(), source: source.to_owned(), table: Mutex::new(Table { stamp, images }) })
+        let images = Arc::new(read(file, &sources)?);
+        Ok(Self { file: file.to_owned(), sources, table: Mutex::new(Table { stamp, images }) })
     }
 
     /// Reads a manifest's bytes: JSON if they begin with a bracket, else CSV.
     ///
     /// # Errors
     /// When they are malformed, a row cannot be used or an id occurs twice.
-    pub fn parse(bytes: &[u8], source: &str) -> Result<Images, CatalogueError> {
+    pub fn parse(bytes: &[u8], sources: &Sources) -> Result<Images, CatalogueError> {
         let is_json = bytes.trim_ascii_start().starts_with(b"[");
         let entries = if is_json { json(bytes) } else { csv(bytes) };
         let mut images = Images::new();
         for entry in entries.map_err(CatalogueError::Unavailable)? {
             let id = ImageId(entry.id);
-            if images.insert(id, entry.row.into_image(id, source)?).is_some() {
+            if images.insert(id, entry.row.into_image(id, sources)?).is_some() {
                 return Err(CatalogueError::Unavailable(format!("the id {id} occurs twice")));
             }
         }
@@ -76,7 +76,7 @@ impl Manifest {
         match stamp(&self.file) {
             Ok(stamp) if stamp != table.stamp => {
                 table.stamp = stamp;
-                match read(&self.file, &self.source) {
+                match read(&self.file, &self.sources) {
                     Ok(images) => table.images = Arc::new(images),
                     Err(error) => tracing::warn!(%error, "the changed manifest is not usable; the last good one stays"),
                 }
@@ -94,7 +94,7 @@ impl Catalogue for Manifest {
     }
 
     fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>> {
-        Box::pin(async { Ok(format!("manifest with {} images", self.images().len())) })
+        Box::pin(async { Ok(format!("manifest with {} images; {}", self.images().len(), self.sources)) })
     }
 }
 
@@ -103,9 +103,9 @@ fn stamp(file: &Path) -> std::io::Result<Stamp> {
     Ok((metadata.len(), metadata.modified().ok()))
 }
 
-fn read(file: &Path, source: &str) -> Result<Images, CatalogueError> {
+fn read(file: &Path, sources: &Sources) -> Result<Images, CatalogueError> {
     let bytes = std::fs::read(file).map_err(|error| unavailable(file, &error))?;
-    Manifest::parse(&bytes, source).map_err(|error| match error {
+    Manifest::parse(&bytes, sources).map_err(|error| match error {
         CatalogueError::Unavailable(problem) => unavailable(file, &problem),
         other => other,
     })
@@ -121,6 +121,8 @@ fn csv(bytes: &[u8]) -> Result<Vec<Entry>, String> {
     struct Line {
         id: u64,
         file: String,
+        #[serde(default)]
+        source: Option<String>,
         #[serde(default)]
         file_hash: Option<String>,
         #[serde(default)]
@@ -140,6 +142,7 @@ fn csv(bytes: &[u8]) -> Result<Vec<Entry>, String> {
             let line: Line = line.map_err(|error| error.to_string())?;
             let row = Row {
                 file: line.file,
+                source: line.source,
                 file_hash: line.file_hash,
                 focal_point_x: line.focal_point_x,
                 focal_point_y: line.focal_point_y,
@@ -162,7 +165,7 @@ mod tests {
     fn open(text: &str) -> Result<Manifest, String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
-        Manifest::open(file.path(), "media").map_err(|error| error.to_string())
+        Manifest::open(file.path(), Sources::local("media")).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -200,7 +203,7 @@ mod tests {
     async fn a_changed_file_is_seen_and_a_broken_one_is_not() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "id,file\n1,a.jpg\n").unwrap();
-        let manifest = Manifest::open(file.path(), "media").unwrap();
+        let manifest = Manifest::open(file.path(), Sources::local("media")).unwrap();
         std::fs::write(file.path(), "id,file\n1,a.jpg\n2,b.jpg\n").unwrap();
         assert!(manifest.find(ImageId(2)).await.unwrap().is_some());
         std::fs::write(file.path(), "id,file\nbroken").unwrap();

@@ -3,9 +3,15 @@
 //! What a catalogue says is not trusted: paths are checked like those of strangers, and the source opens them beneath its
 //! root.
 
+mod address;
 mod cached;
+mod listen;
 mod manifest;
+mod mysql;
+mod postgres;
 mod row;
+mod sessions;
+mod sql;
 mod sqlite;
 
 use std::{future::Future, pin::Pin, sync::Arc};
@@ -13,7 +19,11 @@ use std::{future::Future, pin::Pin, sync::Arc};
 use thiserror::Error;
 
 pub use cached::Cached;
+pub use listen::{listen, trigger};
 pub use manifest::Manifest;
+pub use mysql::MySql;
+pub use postgres::Postgres;
+pub use row::Sources;
 pub use sqlite::Sqlite;
 
 use crate::model::{ImageId, SourceImage};
@@ -68,6 +78,16 @@ pub enum CatalogueError {
         /// What is wrong with its row.
         problem: String,
     },
+}
+
+impl CatalogueError {
+    /// Whether nothing was said of the image. A bad row is an answer.
+    pub fn is_absence(&self) -> bool {
+        match self {
+            Self::Unavailable(_) | Self::TimedOut => true,
+            Self::BadRow { .. } => false,
+        }
+    }
 }
 
 /// The catalogue of a site whose URLs name sources and paths only: it has no ids.

@@ -7,6 +7,7 @@ use super::{CommandError, CommandResult, ConfigArgument, origin, print_json, run
 use crate::{
     access::Verifier,
     app::{App, Part},
+    catalogue,
     config::{AuthMode, Config},
     workers::{self, PoolConfig},
 };
@@ -83,6 +84,10 @@ async fn parts(config: &Config) -> Result<Vec<Finding>, CommandError> {
     app.shut_down().await;
     let mut findings: Vec<Finding> = bearers.into_iter().map(|(part, result)| finding(part, result)).collect();
     findings.push(Finding { part: "catalogue".into(), result: readiness.catalogue });
+    if let Some(channel) = &config.catalogue.listen {
+        let says = format!("on {channel:?}; Wagtail's table tells by\n{}", catalogue::trigger(channel));
+        findings.push(finding("catalogue.listen", Ok::<_, CommandError>(says)));
+    }
     for (name, part) in readiness.sources {
         findings.push(Finding { part: format!("source {name}"), result: part });
     }

@@ -133,6 +133,7 @@ impl Config {
         self.coordination.url_file.as_mut().map(resolve);
         self.watermarks.values_mut().for_each(|watermark| resolve(&mut watermark.file));
         self.catalogue.file.as_mut().map(resolve);
+        self.catalogue.url_file.as_mut().map(resolve);
         self.signing.secret_file.as_mut().map(resolve);
         self.ops.token_file.as_mut().map(resolve);
         self.signing.wagtail_key_files.iter_mut().for_each(resolve);
@@ -183,6 +184,7 @@ impl Config {
             ("coordination.lease_seconds", self.coordination.lease_seconds),
             ("coordination.timeout_seconds", self.coordination.timeout_seconds),
             ("server.max_connections", self.server.max_connections as f64),
+            ("catalogue.max_connections", self.catalogue.max_connections as f64),
             ("render.memory_budget", self.render.memory_budget.0 as f64),
         ] {
             if value == 0.0 {
@@ -392,19 +394,42 @@ impl Config {
 
     fn check_catalogue(&self, problem: &mut impl FnMut(&str, String)) {
         let catalogue = &self.catalogue;
-        match (catalogue.kind, &catalogue.url, &catalogue.file) {
-            (CatalogueKind::Sqlite, None, _) => {
-                problem("catalogue.url", "is needed: sqlite:///path/to/db.sqlite3".into())
-            }
-            (CatalogueKind::Manifest, _, None) => problem("catalogue.file", "is needed: a CSV or JSON file".into()),
+        let example = match catalogue.kind {
+            CatalogueKind::None | CatalogueKind::Manifest => None,
+            CatalogueKind::Sqlite => Some("sqlite:///path/to/db.sqlite3"),
+            CatalogueKind::Postgres => Some("postgres://user@host/database, or url_file"),
+            CatalogueKind::Mysql => Some("mysql://user@host/database, or url_file"),
+        };
+        match (example, &catalogue.url, &catalogue.url_file) {
+            (Some(example), None, None) => problem("catalogue.url", format!("is needed: {example}")),
+            (_, Some(_), Some(_)) => problem("catalogue.url", "and url_file exclude each other".into()),
             _ => {}
         }
-        match (&catalogue.source, catalogue.kind) {
-            (Some(source), _) if !self.sources.contains_key(source) => {
+        if catalogue.kind == CatalogueKind::Manifest && catalogue.file.is_none() {
+            problem("catalogue.file", "is needed: a CSV or JSON file".into());
+        }
+        // A manifest's rows are read at once, and say themselves when they name no source.
+        let names_source = catalogue.query.as_ref().is_some_and(|query| query.to_lowercase().contains("source"));
+        match &catalogue.source {
+            Some(source) if !self.sources.contains_key(source) => {
                 problem("catalogue.source", format!("there is no [sources.{source}]"));
             }
-            (None, CatalogueKind::Sqlite | CatalogueKind::Manifest) => {
-                problem("catalogue.source", "is needed: the source that its paths are in".into());
+            None if catalogue.kind.is_database() && !names_source => {
+                problem(
+                    "catalogue.source",
+                    "is needed: the source that its paths are in, unless catalogue.query gives a column \"source\""
+                        .into(),
+                );
+            }
+            _ => {}
+        }
+        match &catalogue.listen {
+            Some(_) if catalogue.kind != CatalogueKind::Postgres => {
+                problem("catalogue.listen", "is for kind \"postgres\" only".into());
+            }
+            // The server cuts longer names, and nobody would tell us anything (NAMEDATALEN).
+            Some(channel) if !is_name(channel) || channel.len() > 63 => {
+                problem("catalogue.listen", "is a name of at most 63 letters, digits, '-' and '_'".into());
             }
             _ => {}
         }
@@ -589,6 +614,11 @@ mod tests {
             ),
             ("[offload]\nmode = \"sendfile\"\n[store]\nroot = \"/srv/\\u0007\"\n", "store.root"),
             ("[catalogue]\nkind = \"sqlite\"\n", "catalogue.url"),
+            ("[catalogue]\nkind = \"postgres\"\nurl = \"postgres://h/d\"\n", "catalogue.source"),
+            ("[catalogue]\nkind = \"mysql\"\nurl = \"mysql://h/d\"\nurl_file = \"f\"\n", "catalogue.url"),
+            ("[catalogue]\nkind = \"mysql\"\nurl_file = \"f\"\nlisten = \"a\"\n", "catalogue.source"),
+            ("[catalogue]\nlisten = \"a\"\n", "catalogue.listen"),
+            ("[catalogue]\nmax_connections = 0\n", "catalogue.max_connections"),
             ("[catalogue]\nsource = \"media\"\n", "catalogue.source"),
             ("[routes.a]\nprefix = \"/a/\"\n[routes.b]\nprefix = \"/a/\"\n", "routes.b.prefix"),
         ] {

@@ -174,15 +174,23 @@ pub struct CatalogueConfig {
     /// Which backend.
     #[serde(deserialize_with = "values::one_of")]
     pub kind: CatalogueKind,
-    /// `sqlite`: `sqlite:///path/to/db.sqlite3`.
-    pub url: Option<String>,
+    /// `sqlite`: `sqlite:///path/to/db.sqlite3`. `postgres`: `postgres://user:password@host/database?sslmode=verify-full`.
+    /// `mysql`: `mysql://user:password@host/database?ssl-mode=VERIFY_IDENTITY`, for MariaDB as well.
+    pub url: Option<Secret>,
+    /// The same, read from a file (a final line break is dropped).
+    pub url_file: Option<PathBuf>,
     /// `manifest`: a CSV or JSON file.
     pub file: Option<PathBuf>,
-    /// The source that its paths are in.
+    /// The source of rows that name none.
     pub source: Option<String>,
-    /// `sqlite`: a query with one parameter, the id, in place of Wagtail's table. Columns by name: `file`, and where
-    /// there are any `file_hash`, `focal_point_x`, `focal_point_y`, `focal_point_width`, `focal_point_height`.
+    /// Databases: a query with one parameter, the id (`$1` in Postgres, else `?`), in place of Wagtail's table. Columns by
+    /// name: `file`, and where there are any `source`, `file_hash`, `focal_point_x`, `focal_point_y`, `focal_point_width`,
+    /// `focal_point_height`.
     pub query: Option<String>,
+    /// Databases: sessions held at once.
+    pub max_connections: usize,
+    /// `postgres`: a channel that tells of changed rows.
+    pub listen: Option<String>,
     /// A row is asked for again after so long.
     pub cache_seconds: f64,
     /// Known rows still serve for so long when the catalogue is away.
@@ -196,9 +204,12 @@ impl Default for CatalogueConfig {
         Self {
             kind: CatalogueKind::None,
             url: None,
+            url_file: None,
             file: None,
             source: None,
             query: None,
+            max_connections: 4,
+            listen: None,
             cache_seconds: 2.0,
             stale_seconds: 3600.0,
             timeout_seconds: 1.0,
@@ -217,6 +228,17 @@ pub enum CatalogueKind {
     Manifest,
     /// An SQLite database, opened read-only.
     Sqlite,
+    /// A Postgres database.
+    Postgres,
+    /// A MySQL or MariaDB database.
+    Mysql,
+}
+
+impl CatalogueKind {
+    /// Whether it is a database, with an address and a query.
+    pub fn is_database(self) -> bool {
+        matches!(self, Self::Sqlite | Self::Postgres | Self::Mysql)
+    }
 }
 
 /// `[sources.NAME]`: where originals are.
@@ -232,6 +254,15 @@ pub struct SourceConfig {
     /// Whether SVG files are served, rewritten without anything that runs or that fetches. Off: they are 422.
     #[serde(default)]
     pub svg: bool,
+}
+
+impl SourceConfig {
+    /// Whether a catalogue's row may name a whole URL in it.
+    pub fn takes_urls(&self) -> bool {
+        match self.kind {
+            SourceKind::Fs => false,
+        }
+    }
 }
 
 /// A source backend.

@@ -6,6 +6,7 @@ pub mod geometry;
 pub mod image;
 pub mod key;
 pub mod media_path;
+pub mod remote_url;
 
 pub use document::DocumentSize;
 pub use format::{Animation, ImageFormat};
@@ -13,3 +14,4 @@ pub use geometry::{FocalPoint, PixelRect, Place, Size};
 pub use image::{EntityTag, ImageId, Orientation, SourceFacts, SourceImage, SourceRef, SourceVersion};
 pub use key::{RenditionKey, SourceKey};
 pub use media_path::MediaPath;
+pub use remote_url::RemoteUrl;

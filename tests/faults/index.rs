@@ -14,12 +14,10 @@ const ELSEWHERE: [(&str, &str, &str); 6] = [
 ];
 
 /// There is nothing yet that they could happen to.
-const NOT_YET: [(&str, &str); 10] = [
+const NOT_YET: [(&str, &str); 8] = [
     ("T15", "no HTTP source: a config that asks for one is refused"),
     ("T16", "no HTTP source"),
     ("T34", "no gc; warm and purge are tried in tests/suite/ops.rs"),
-    ("F16", "no Postgres"),
-    ("F17", "no Postgres"),
     ("F18", "no S3, no HTTP source"),
     ("F19", "no S3"),
     ("F31", "no name is looked up"),

@@ -12,6 +12,10 @@ mod calls;
 mod catalogue;
 mod client;
 mod crash;
+#[allow(dead_code, reason = "shared with the suite, which uses the rest")]
+#[path = "../suite/databases.rs"]
+mod database_servers;
+mod databases;
 mod disks;
 mod floods;
 mod forgery;

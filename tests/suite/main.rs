@@ -3,8 +3,11 @@
 
 mod animations;
 mod browser;
+mod catalogues;
 mod cli;
 mod clients;
+#[allow(dead_code, reason = "shared with tests/faults, which uses the rest")]
+mod databases;
 mod decoders;
 mod forward;
 mod gate;

@@ -320,6 +320,7 @@ fn commented_keys_of_the_example_show_the_defaults() {
         "secret",
         "secret_file",
         "url",
+        "url_file",
         "file",
         "source",
         "catalogue.query",

@@ -2,10 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sendimage::{catalogue::Manifest, model::MediaPath};
+use sendimage::{catalogue::{Manifest, Sources}, model::MediaPath};
 
 fuzz_target!(|bytes: &[u8]| {
-    let Ok(images) = Manifest::parse(bytes, "media") else { return };
+    let Ok(images) = Manifest::parse(bytes, &Sources::local("media")) else { return };
     for image in images.values() {
         let path = image.location.path.as_str();
         assert!(MediaPath::parse(path).is_ok(), "{path:?}");
