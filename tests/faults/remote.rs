@@ -24,8 +24,8 @@ use crate::{
 
 /// Where names are asked for; nobody else is there.
 const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(127, 53, 53, 53);
-/// The one address that is allowed.
-const GOOD: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+/// The one address that is allowed; not among those of the table.
+const GOOD: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 77);
 /// Addresses and why they are forbidden; those that are public are left out here: a test asks nobody outside.
 const ADDRESSES: &str = include_str!("../vectors/addresses.txt");
 
@@ -290,7 +290,8 @@ fn no_forbidden_address_is_connected_to() {
         }
         // And where another leads.
         let status = ask(&format!("http/good.hosts.test:{port}/to/{number}"));
-        assert_ne!(status, 200, "{hostile}");
+        // Where a backslash is a slash, as for browsers, the host is the good one, and its own answer is what comes.
+        assert!(status != 200 || hostile.contains('\\'), "{hostile}");
         *redirected.entry(status).or_insert(0) += 1;
     }
     // A name whose addresses change between one look-up and the next: each connection goes where its own look-up said.
