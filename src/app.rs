@@ -22,13 +22,14 @@ use crate::{
     metrics::Metrics,
     model::{Size, SourceFacts},
     offload::Offload,
+    remote::{RemoteError, SystemResolver},
     render::{
         limits::Limits,
         plan::{Defaults, MAX_WATERMARK_PIXELS},
     },
     renditions::{Parts, Renditions},
     solved::Solved,
-    source::{FsSource, Source},
+    source::{Freshness, FsSource, HttpBackend, Originals, RemoteSource, Source},
     store::{FsStore, Store},
     upkeep,
     workers::{MarkError, Marks, Pool, PoolConfig, SandboxReport, StartError},
@@ -73,6 +74,14 @@ pub enum BuildError {
     /// The workers do not start.
     #[error("the render workers do not start: {0}")]
     Workers(#[from] StartError),
+    /// A remote source cannot be set up.
+    #[error("sources.{name}.http: {error}")]
+    Source {
+        /// Its name.
+        name: String,
+        /// Why.
+        error: RemoteError,
+    },
     /// A watermark cannot be read.
     #[error(transparent)]
     Mark(#[from] MarkError),
@@ -136,8 +145,11 @@ impl App {
         pool: Arc<Pool>,
     ) -> Result<Arc<Self>, BuildError> {
         let catalogue = catalogue(config, &metrics)?;
-        let sources: BTreeMap<String, Arc<dyn Source>> =
-            config.sources.iter().map(|(name, section)| (name.clone(), source(section))).collect();
+        let originals = Arc::new(Originals::new(&config.originals));
+        let mut sources: BTreeMap<String, Arc<dyn Source>> = BTreeMap::new();
+        for (name, section) in &config.sources {
+            sources.insert(name.clone(), source(name, section, config, &originals, &metrics)?);
+        }
         let store = store(config);
         let marks = Arc::new(Marks::load(&config.watermarks)?);
         let svg_sources =
@@ -347,10 +359,27 @@ fn catalogue(config: &Config, metrics: &Arc<Metrics>) -> Result<Arc<dyn Catalogu
     Ok(cached)
 }
 
-fn source(section: &SourceConfig) -> Arc<dyn Source> {
-    match section.kind {
+fn source(
+    name: &str,
+    section: &SourceConfig,
+    config: &Config,
+    originals: &Arc<Originals>,
+    metrics: &Arc<Metrics>,
+) -> Result<Arc<dyn Source>, BuildError> {
+    Ok(match section.kind {
         SourceKind::Fs => Arc::new(FsSource::new(&section.root)),
-    }
+        SourceKind::Http => {
+            let settings = section.http.clone().unwrap_or_default();
+            let freshness = Freshness {
+                fresh_for: Duration::from_secs_f64(settings.fresh_seconds),
+                stale_for: Duration::from_secs_f64(settings.stale_seconds),
+            };
+            let resolver = Arc::new(SystemResolver::default());
+            let backend = HttpBackend::new(&settings, config.render.max_source_bytes.0, originals.clone(), resolver);
+            let backend = backend.map_err(|error| BuildError::Source { name: name.to_owned(), error })?;
+            Arc::new(RemoteSource::new(name, Box::new(backend), originals.clone(), freshness, metrics.clone()))
+        }
+    })
 }
 
 fn store(config: &Config) -> Arc<dyn Store> {

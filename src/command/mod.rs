@@ -127,6 +127,7 @@ impl From<BuildError> for CommandError {
             | BuildError::Catalogue(_)
             | BuildError::Coordination(_)
             | BuildError::Mark(_)
+            | BuildError::Source { .. }
             | BuildError::NeedsRestart(_) => Self::Config(error.to_string()),
             BuildError::Workers(_) => Self::Failed(error.into()),
         }

@@ -10,7 +10,8 @@ use config::{Environment, File, FileFormat};
 use thiserror::Error;
 
 use super::{
-    AuthMode, CatalogueKind, Config, CoordinationConfig, CoordinationKind, Existence, OffloadMode, SourceKind,
+    AuthMode, CatalogueKind, Config, CoordinationConfig, CoordinationKind, Existence, OffloadMode, SourceConfig,
+    SourceKind,
 };
 use crate::{
     model::ImageFormat,
@@ -209,11 +210,26 @@ impl Config {
             if source.kind == SourceKind::Fs && source.root.as_os_str().is_empty() {
                 problem(&format!("sources.{name}.root"), "is not set: the folder that originals are in".into());
             }
+            self.check_http(name, source, &mut problem);
         }
         if self.store.root.as_os_str().is_empty() {
             problem("store.root", "is not set: the folder that renditions are kept in".into());
         }
         problems
+    }
+
+    fn check_http(&self, name: &str, source: &SourceConfig, problem: &mut impl FnMut(&str, String)) {
+        let section = format!("sources.{name}.http");
+        match (source.kind, &source.http) {
+            (SourceKind::Http, None) => problem(&section, "is needed: base_url, or allow".into()),
+            (SourceKind::Http, Some(http)) => {
+                for (key, message) in http.problems() {
+                    problem(&format!("{section}.{key}"), message);
+                }
+            }
+            (_, Some(_)) => problem(&section, "is for kind = \"http\" alone".into()),
+            (_, None) => {}
+        }
     }
 
     fn check_prefixes(&self, problem: &mut impl FnMut(&str, String)) {
@@ -613,6 +629,12 @@ mod tests {
                 "store.existence",
             ),
             ("[offload]\nmode = \"sendfile\"\n[store]\nroot = \"/srv/\\u0007\"\n", "store.root"),
+            ("[sources.w]\nkind = \"http\"\n", "sources.w.http"),
+            ("[sources.w]\nkind = \"http\"\n[sources.w.http]\n", "sources.w.http.base_url"),
+            (
+                "[sources.w]\nkind = \"fs\"\nroot = \"/m\"\n[sources.w.http]\nallow = [\"https://a.b/\"]\n",
+                "sources.w.http",
+            ),
             ("[catalogue]\nkind = \"sqlite\"\n", "catalogue.url"),
             ("[catalogue]\nkind = \"postgres\"\nurl = \"postgres://h/d\"\n", "catalogue.source"),
             ("[catalogue]\nkind = \"mysql\"\nurl = \"mysql://h/d\"\nurl_file = \"f\"\n", "catalogue.url"),

@@ -251,6 +251,8 @@ pub struct SourceConfig {
     /// `fs`: the folder; nothing outside it is ever opened.
     #[serde(default)]
     pub root: PathBuf,
+    /// `http`: the site, or the sites.
+    pub http: Option<HttpSourceConfig>,
     /// Whether SVG files are served, rewritten without anything that runs or that fetches. Off: they are 422.
     #[serde(default)]
     pub svg: bool,
@@ -271,6 +273,8 @@ impl SourceConfig {
 pub enum SourceKind {
     /// A folder.
     Fs,
+    /// A web site.
+    Http,
 }
 
 /// `[store]`: where renditions are kept.

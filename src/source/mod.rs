@@ -1,6 +1,7 @@
 //! Where originals are: a version to compare, and bytes to decode.
 
 mod fs;
+mod http;
 mod originals;
 mod remote;
 
@@ -9,6 +10,7 @@ use std::{fs::File, future::Future, pin::Pin};
 use thiserror::Error;
 
 pub use fs::FsSource;
+pub use http::HttpBackend;
 pub use originals::Originals;
 pub use remote::{Answer, Backend, Freshness, RemoteSource, Validators};
 

@@ -36,6 +36,7 @@ mod mutants;
 mod names;
 mod power;
 mod remembered;
+mod remote;
 mod renders;
 mod report;
 mod requests;
@@ -45,6 +46,9 @@ mod smuggling;
 mod sources;
 mod specs;
 mod strace;
+#[allow(dead_code, reason = "shared with the suite, which uses the rest")]
+#[path = "../suite/stub.rs"]
+mod stub;
 mod timing;
 mod tools;
 mod transfers;
