@@ -18,17 +18,20 @@ use crate::{
     access::{KeyError, OpsToken, SignedRequest, Verifier},
     catalogue::{Cached, Catalogue, CatalogueError, Manifest, MySql, NoCatalogue, Postgres, Sources, Sqlite, listen},
     config::{CatalogueKind, Config, ListenAddress, RenderConfig, SourceConfig, SourceKind, StoreKind},
+    coordination::{Away, Coordination, coordinator},
     metrics::Metrics,
     model::{Size, SourceFacts},
     offload::Offload,
+    remote::{RemoteError, SystemResolver},
     render::{
         limits::Limits,
         plan::{Defaults, MAX_WATERMARK_PIXELS},
     },
     renditions::{Parts, Renditions},
     solved::Solved,
-    source::{FsSource, Source},
+    source::{Freshness, FsSource, HttpBackend, Originals, RemoteSource, Source},
     store::{FsStore, Store},
+    upkeep,
     workers::{MarkError, Marks, Pool, PoolConfig, SandboxReport, StartError},
 };
 
@@ -71,9 +74,20 @@ pub enum BuildError {
     /// The workers do not start.
     #[error("the render workers do not start: {0}")]
     Workers(#[from] StartError),
+    /// A remote source cannot be set up.
+    #[error("sources.{name}.http: {error}")]
+    Source {
+        /// Its name.
+        name: String,
+        /// Why.
+        error: RemoteError,
+    },
     /// A watermark cannot be read.
     #[error(transparent)]
     Mark(#[from] MarkError),
+    /// The coordination between gates cannot be set up.
+    #[error("{0}")]
+    Coordination(Away),
     /// A key that a running service cannot change.
     #[error("{0} cannot change while the service runs: restart it")]
     NeedsRestart(&'static str),
@@ -131,8 +145,11 @@ impl App {
         pool: Arc<Pool>,
     ) -> Result<Arc<Self>, BuildError> {
         let catalogue = catalogue(config, &metrics)?;
-        let sources: BTreeMap<String, Arc<dyn Source>> =
-            config.sources.iter().map(|(name, section)| (name.clone(), source(section))).collect();
+        let originals = Arc::new(Originals::new(&config.originals));
+        let mut sources: BTreeMap<String, Arc<dyn Source>> = BTreeMap::new();
+        for (name, section) in &config.sources {
+            sources.insert(name.clone(), source(name, section, config, &originals, &metrics)?);
+        }
         let store = store(config);
         let marks = Arc::new(Marks::load(&config.watermarks)?);
         let svg_sources =
@@ -148,6 +165,10 @@ impl App {
             deadline: Duration::from_secs_f64(config.render.deadline_seconds),
             trust: config.store.trust(),
             metrics: metrics.clone(),
+            coordination: Coordination::new(
+                coordinator(&config.coordination, &config.store).map_err(BuildError::Coordination)?,
+                metrics.clone(),
+            ),
         });
         let offloads: HashMap<Arc<str>, Offload> = config
             .effective_routes()
@@ -158,7 +179,8 @@ impl App {
             })
             .collect();
         let key_uses = verifier.table().key_ids().map(|id| (id.clone(), metrics.key_counter(id))).collect();
-        Ok(Arc::new(Self {
+        let news = renditions.coordination().news();
+        let app = Arc::new(Self {
             verifier,
             catalogue,
             renditions,
@@ -174,7 +196,11 @@ impl App {
             offloads,
             key_uses,
             draining: AtomicBool::new(false),
-        }))
+        });
+        if let Some(news) = news {
+            tokio::spawn(upkeep::heed(Arc::downgrade(&app), news));
+        }
+        Ok(app)
     }
 
     /// What all of this was made from.
@@ -266,6 +292,7 @@ impl App {
             catalogue: Part::new(self.catalogue.probe().await),
             sources,
             store: Part::new(self.store.probe().await),
+            coordination: Part::new(self.renditions.coordination().probe().await),
         }
     }
 }
@@ -287,6 +314,8 @@ pub struct Readiness {
     pub sources: BTreeMap<String, Part>,
     /// The store.
     pub store: Part,
+    /// How this gate agrees with others.
+    pub coordination: Part,
 }
 
 /// One part's state.
@@ -330,10 +359,27 @@ fn catalogue(config: &Config, metrics: &Arc<Metrics>) -> Result<Arc<dyn Catalogu
     Ok(cached)
 }
 
-fn source(section: &SourceConfig) -> Arc<dyn Source> {
-    match section.kind {
+fn source(
+    name: &str,
+    section: &SourceConfig,
+    config: &Config,
+    originals: &Arc<Originals>,
+    metrics: &Arc<Metrics>,
+) -> Result<Arc<dyn Source>, BuildError> {
+    Ok(match section.kind {
         SourceKind::Fs => Arc::new(FsSource::new(&section.root)),
-    }
+        SourceKind::Http => {
+            let settings = section.http.clone().unwrap_or_default();
+            let freshness = Freshness {
+                fresh_for: Duration::from_secs_f64(settings.fresh_seconds),
+                stale_for: Duration::from_secs_f64(settings.stale_seconds),
+            };
+            let resolver = Arc::new(SystemResolver::default());
+            let backend = HttpBackend::new(&settings, config.render.max_source_bytes.0, originals.clone(), resolver);
+            let backend = backend.map_err(|error| BuildError::Source { name: name.to_owned(), error })?;
+            Arc::new(RemoteSource::new(name, Box::new(backend), originals.clone(), freshness, metrics.clone()))
+        }
+    })
 }
 
 fn store(config: &Config) -> Arc<dyn Store> {

@@ -55,6 +55,8 @@ pub mod command;
 #[forbid(unsafe_code)]
 pub mod config;
 #[forbid(unsafe_code)]
+pub mod coordination;
+#[forbid(unsafe_code)]
 pub mod front;
 #[forbid(unsafe_code)]
 pub mod http;

@@ -224,6 +224,11 @@ pub struct Metrics {
     pub source_errors: Family<ClassLabel, Counter>,
     /// `sendimage_catalogue_seconds`: time of one catalogue look-up that was not answered from the cache.
     pub catalogue_seconds: Histogram,
+    /// `sendimage_leases_total{outcome}`: renders that several gates had to agree on: `led`, `waited`, `taken_over`, `late`, and
+    /// `alone` without an answer.
+    pub leases: Family<OutcomeLabel, Counter>,
+    /// `sendimage_coordination_up`: whether the last question to the coordinator had an answer.
+    pub coordination_up: Gauge,
     /// `sendimage_catalogue_up`: 1 where the last look-up or probe had an answer, and before the first; else 0.
     pub catalogue_up: Gauge,
     /// `sendimage_config_reload_failed_total`: changed configs that were not usable.
@@ -268,6 +273,8 @@ impl Metrics {
             store_errors: Family::default(),
             source_errors: Family::default(),
             catalogue_seconds,
+            leases: Family::default(),
+            coordination_up: Gauge::default(),
             catalogue_up: Gauge::default(),
             config_reload_failed: Counter::default(),
             ops_calls: Family::default(),
@@ -313,6 +320,12 @@ impl Metrics {
             "Time of a catalogue look-up",
             Unit::Seconds,
             metrics.catalogue_seconds.clone(),
+        );
+        registry.register("leases", "Renders agreed on with other gates, by outcome", metrics.leases.clone());
+        registry.register(
+            "coordination_up",
+            "Whether the last question to the coordinator had an answer",
+            metrics.coordination_up.clone(),
         );
         metrics.catalogue_up.set(1);
         registry.register("catalogue_up", "Whether the catalogue answers", metrics.catalogue_up.clone());
@@ -360,6 +373,11 @@ impl Metrics {
     /// Counts a failed call of the store.
     pub fn store_error(&self, kind: &str) {
         self.store_errors.get_or_create(&KindLabel { kind: kind.into() }).inc();
+    }
+
+    /// Counts how a render was agreed on with other gates.
+    pub fn lease(&self, outcome: &str) {
+        self.leases.get_or_create(&OutcomeLabel { outcome: outcome.into() }).inc();
     }
 
     /// Counts a question to a source that had no good answer.

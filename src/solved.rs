@@ -94,6 +94,11 @@ impl Solved {
         self.place(verified, accepted).store(Some(Arc::new(answer)));
     }
 
+    /// Forgets all answers.
+    pub fn forget_all(&self) {
+        self.places.iter().for_each(|place| place.store(None));
+    }
+
     /// Forgets the answers about these source images.
     pub fn forget(&self, locations: &HashSet<SourceRef>) {
         for place in &self.places {

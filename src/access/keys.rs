@@ -1,6 +1,6 @@
 //! Signing keys, resolved from the config.
 
-use std::{fmt, io, path::Path, sync::Arc};
+use std::{fmt, path::Path, sync::Arc};
 
 use base64::{
     Engine as _,
@@ -13,7 +13,7 @@ use super::{
     signature::{NativeMac, WagtailMac},
     token::TokenKeyError,
 };
-use crate::config::{Secret, SigningConfig, SigningKeyConfig};
+use crate::config::{Secret, SigningConfig, SigningKeyConfig, read_secret_file};
 
 /// Shortest native key, in bytes: 128 bits (NIST SP 800-107, 5.3.4 asks for no less). `wagtail_keys` have no floor: they are
 /// the site's.
@@ -212,21 +212,6 @@ fn read_key_file(id: &str, file: &Path) -> Result<Vec<u8>, KeyError> {
         file: file.display().to_string(),
         error: error.to_string(),
     })
-}
-
-/// The content of a file that holds a secret, without its final line break, which editors add and nobody means.
-///
-/// # Errors
-/// The system's own.
-pub(super) fn read_secret_file(file: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = std::fs::read(file)?;
-    if bytes.ends_with(b"\n") {
-        bytes.pop();
-        if bytes.ends_with(b"\r") {
-            bytes.pop();
-        }
-    }
-    Ok(bytes)
 }
 
 /// A fresh key: 256 random bits from the system, in base64 without characters that a shell or TOML would mind.

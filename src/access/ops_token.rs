@@ -3,8 +3,8 @@
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::keys::{KeyError, MIN_KEY_BYTES, read_secret_file};
-use crate::config::OpsConfig;
+use super::keys::{KeyError, MIN_KEY_BYTES};
+use crate::config::{OpsConfig, read_secret_file};
 
 /// What `/purge`, `/warm` and `/sign` are asked with. Only its digest is kept: digests are of one length, so that a comparison
 /// tells nothing about the token's.

@@ -44,12 +44,9 @@ pub(super) const MYSQL_PARAMETERS: [&str; 12] = [
 
 /// `catalogue.url`, or what the file has.
 pub(super) fn secret(config: &CatalogueConfig) -> Result<Secret, CatalogueError> {
-    match (&config.url, &config.url_file) {
-        (Some(url), _) => Ok(url.clone()),
-        (None, Some(file)) => Secret::read(file)
-            .map_err(|error| CatalogueError::Unavailable(format!("catalogue.url_file {}: {error}", file.display()))),
-        (None, None) => Err(CatalogueError::Unavailable("catalogue.url is not set".into())),
-    }
+    let given = Secret::given(config.url.as_ref(), config.url_file.as_deref())
+        .map_err(|error| CatalogueError::Unavailable(format!("catalogue.url_file {error}")))?;
+    given.ok_or_else(|| CatalogueError::Unavailable("catalogue.url is not set".into()))
 }
 
 /// The URL, taken apart, with nothing in it that would be ignored: who misspells `sslmode` goes without TLS.

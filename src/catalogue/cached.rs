@@ -136,6 +136,13 @@ impl Cached {
 }
 
 impl Catalogue for Cached {
+    fn forget(&self, id: Option<ImageId>) {
+        match id {
+            Some(id) => Self::forget(self, id),
+            None => self.forget_all(),
+        }
+    }
+
     fn find(&self, id: ImageId) -> Finding<'_> {
         Box::pin(self.look_up(id))
     }

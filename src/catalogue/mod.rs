@@ -54,6 +54,9 @@ pub trait Catalogue: Send + Sync {
         None
     }
 
+    /// Forgets that a row was asked for a moment ago, or that any was: whoever asks from now on is told what it is then.
+    fn forget(&self, _: Option<ImageId>) {}
+
     /// Asks the backend whether it is there, for `check` and readiness: a sentence about it.
     fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>>;
 }

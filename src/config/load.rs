@@ -9,7 +9,10 @@ use std::{
 use config::{Environment, File, FileFormat};
 use thiserror::Error;
 
-use super::{AuthMode, CatalogueKind, Config, Existence, OffloadMode, SourceKind};
+use super::{
+    AuthMode, CatalogueKind, Config, CoordinationConfig, CoordinationKind, Existence, OffloadMode, SourceConfig,
+    SourceKind,
+};
 use crate::{
     model::ImageFormat,
     spec::{FilterSpec, Operation},
@@ -200,17 +203,33 @@ impl Config {
         self.check_rendering(&mut problem);
         self.check_offload(&mut problem);
         self.check_catalogue(&mut problem);
+        self.check_coordination(&mut problem);
         self.check_headers(&mut problem);
         self.check_auth(&mut problem);
         for (name, source) in &self.sources {
             if source.kind == SourceKind::Fs && source.root.as_os_str().is_empty() {
                 problem(&format!("sources.{name}.root"), "is not set: the folder that originals are in".into());
             }
+            self.check_http(name, source, &mut problem);
         }
         if self.store.root.as_os_str().is_empty() {
             problem("store.root", "is not set: the folder that renditions are kept in".into());
         }
         problems
+    }
+
+    fn check_http(&self, name: &str, source: &SourceConfig, problem: &mut impl FnMut(&str, String)) {
+        let section = format!("sources.{name}.http");
+        match (source.kind, &source.http) {
+            (SourceKind::Http, None) => problem(&section, "is needed: base_url, or allow".into()),
+            (SourceKind::Http, Some(http)) => {
+                for (key, message) in http.problems() {
+                    problem(&format!("{section}.{key}"), message);
+                }
+            }
+            (_, Some(_)) => problem(&section, "is for kind = \"http\" alone".into()),
+            (_, None) => {}
+        }
     }
 
     fn check_prefixes(&self, problem: &mut impl FnMut(&str, String)) {
@@ -356,6 +375,23 @@ impl Config {
                 "offload.redirect_url",
                 "is needed by mode \"redirect\": a URL or an absolute path, with a slash at its end".into(),
             );
+        }
+    }
+
+    fn check_coordination(&self, problem: &mut impl FnMut(&str, String)) {
+        let CoordinationConfig { kind, url, url_file, namespace, .. } = &self.coordination;
+        let asks = matches!(kind, CoordinationKind::Redis | CoordinationKind::Postgres);
+        match (url, url_file) {
+            (Some(_), Some(_)) => problem("coordination.url_file", "is given beside coordination.url".into()),
+            (None, None) if asks => problem("coordination.url", "is needed: where the gates meet".into()),
+            _ => {}
+        }
+        if !is_name(namespace) || namespace.len() > 40 {
+            problem("coordination.namespace", "holds letters, digits, '-' and '_', 40 at most".into());
+        }
+        // Shorter than a hiccup of the network is no sign of death.
+        if self.coordination.lease_seconds < 1.0 {
+            problem("coordination.lease_seconds", "is at least 1".into());
         }
     }
 
@@ -593,6 +629,12 @@ mod tests {
                 "store.existence",
             ),
             ("[offload]\nmode = \"sendfile\"\n[store]\nroot = \"/srv/\\u0007\"\n", "store.root"),
+            ("[sources.w]\nkind = \"http\"\n", "sources.w.http"),
+            ("[sources.w]\nkind = \"http\"\n[sources.w.http]\n", "sources.w.http.base_url"),
+            (
+                "[sources.w]\nkind = \"fs\"\nroot = \"/m\"\n[sources.w.http]\nallow = [\"https://a.b/\"]\n",
+                "sources.w.http",
+            ),
             ("[catalogue]\nkind = \"sqlite\"\n", "catalogue.url"),
             ("[catalogue]\nkind = \"postgres\"\nurl = \"postgres://h/d\"\n", "catalogue.source"),
             ("[catalogue]\nkind = \"mysql\"\nurl = \"mysql://h/d\"\nurl_file = \"f\"\n", "catalogue.url"),

@@ -14,7 +14,7 @@ use serde::Deserialize;
 pub use auth::{AuthConfig, AuthMode, ForwardConfig, ForwardScope, JwtConfig, TokenAlgorithm, TokenKeyConfig};
 pub use load::{ConfigError, Loaded, load};
 pub use remote::{CoordinationConfig, CoordinationKind, HttpSourceConfig, OriginalsConfig, S3Config};
-pub use secret::Secret;
+pub use secret::{Secret, read_secret_file};
 pub use values::{Bytes, ListenAddress, Mode};
 pub use wagtail::WagtailVersion;
 
@@ -251,6 +251,8 @@ pub struct SourceConfig {
     /// `fs`: the folder; nothing outside it is ever opened.
     #[serde(default)]
     pub root: PathBuf,
+    /// `http`: the site, or the sites.
+    pub http: Option<HttpSourceConfig>,
     /// Whether SVG files are served, rewritten without anything that runs or that fetches. Off: they are 422.
     #[serde(default)]
     pub svg: bool,
@@ -271,6 +273,8 @@ impl SourceConfig {
 pub enum SourceKind {
     /// A folder.
     Fs,
+    /// A web site.
+    Http,
 }
 
 /// `[store]`: where renditions are kept.

@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use url::Url;
 
 use super::{Bytes, Secret, values};
+use crate::model::{Network, UrlPattern};
 
 /// `[sources.NAME.http]`: a site that originals are fetched from.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -50,6 +52,60 @@ impl Default for HttpSourceConfig {
             stale_seconds: 3600.0,
         }
     }
+}
+
+impl HttpSourceConfig {
+    /// What makes the section unusable: key and sentence.
+    pub fn problems(&self) -> Vec<(&'static str, String)> {
+        let mut problems = Vec::new();
+        match (&self.base_url, self.allow.is_empty()) {
+            (None, true) => problems.push(("base_url", "is needed, or allow".into())),
+            (Some(_), false) => problems.push(("base_url", "and allow exclude each other".into())),
+            (Some(base), true) => problems.extend(base_problem(base).map(|says| ("base_url", says.to_owned()))),
+            (None, false) => {}
+        }
+        for text in &self.allow {
+            if let Err(error) = text.parse::<UrlPattern>() {
+                problems.push(("allow", format!("{text:?} {error}")));
+            }
+        }
+        for text in &self.allow_addresses {
+            if let Err(error) = text.parse::<Network>() {
+                problems.push(("allow_addresses", format!("{text:?} {error}")));
+            }
+        }
+        for (key, seconds) in [
+            ("connect_seconds", self.connect_seconds),
+            ("first_byte_seconds", self.first_byte_seconds),
+            ("total_seconds", self.total_seconds),
+            ("fresh_seconds", self.fresh_seconds),
+            ("stale_seconds", self.stale_seconds),
+        ] {
+            let is_bound = matches!(key, "connect_seconds" | "first_byte_seconds" | "total_seconds");
+            if !(0.0..=1e9).contains(&seconds) || (is_bound && seconds == 0.0) {
+                problems.push((key, format!("{seconds} is not a number of seconds that it can be")));
+            }
+        }
+        // The semaphore's own bound is beyond any sense.
+        if !(1..=65_535).contains(&self.max_connections) {
+            problems.push(("max_connections", "must be at least 1 and at most 65535".into()));
+        }
+        problems
+    }
+}
+
+/// What is wrong with a base, if anything.
+fn base_problem(base: &str) -> Option<&'static str> {
+    const RULE: &str = "must be a URL of http or https that ends in a slash, without a user, query or fragment";
+    let Ok(url) = Url::parse(base) else { return Some(RULE) };
+    let is_plain = matches!(url.scheme(), "http" | "https")
+        && url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none();
+    // What the parser repairs was written by mistake, or means something else elsewhere.
+    let is_spelt = base.contains("://") && !base.contains(['\\', '@']) && !base.chars().any(char::is_whitespace);
+    (!is_plain || !is_spelt || !base.ends_with('/')).then_some(RULE)
 }
 
 /// `[sources.NAME.s3]` and `[store.s3]`: a bucket in an S3-compatible object store.
@@ -161,4 +217,45 @@ pub enum CoordinationKind {
     Redis,
     /// A Postgres server.
     Postgres,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(edit: impl FnOnce(&mut HttpSourceConfig)) -> Vec<&'static str> {
+        let base_url = Some("https://images.example/originals/".into());
+        let mut section = HttpSourceConfig { base_url, ..HttpSourceConfig::default() };
+        edit(&mut section);
+        section.problems().into_iter().map(|(key, _)| key).collect()
+    }
+
+    #[test]
+    fn every_mistake_is_named() {
+        let list = |text: &str| vec![text.to_owned()];
+        assert_eq!(keys(|_| {}), [""; 0]);
+        for base in [
+            "images.example/",
+            "ftp://images.example/",
+            "https://images.example/a",
+            "https://a@images.example/",
+            "https://images.example/?a/",
+            "https:\\\\images.example/",
+            "https://images.example/ /",
+            "https:images.example/",
+        ] {
+            assert_eq!(keys(|section| section.base_url = Some(base.into())), ["base_url"], "{base}");
+        }
+        assert_eq!(keys(|section| section.base_url = None), ["base_url"]);
+        assert_eq!(keys(|section| section.allow = list("https://images.example/")), ["base_url"]);
+        let only = |entry: &str| keys(|section| (section.base_url, section.allow) = (None, list(entry)));
+        assert_eq!(only("https://*.images.example/a"), [""; 0]);
+        assert_eq!(only("https://*/"), ["allow"]);
+        assert_eq!(only("file:///etc/"), ["allow"]);
+        assert_eq!(keys(|section| section.allow_addresses = list("10.0.0.0/33")), ["allow_addresses"]);
+        assert_eq!(keys(|section| section.allow_addresses = list("10.0.0.1/8")), ["allow_addresses"]);
+        assert_eq!(keys(|section| section.total_seconds = 0.0), ["total_seconds"]);
+        assert_eq!(keys(|section| section.fresh_seconds = f64::NAN), ["fresh_seconds"]);
+        assert_eq!(keys(|section| section.max_connections = 0), ["max_connections"]);
+    }
 }

@@ -15,14 +15,16 @@ impl Secret {
         Self(text)
     }
 
-    /// A text file's contents; a final line break is dropped.
+    /// A secret that is given either way; `None` if neither is.
     ///
     /// # Errors
-    /// When the file cannot be read, or is no text.
-    pub fn read(file: &Path) -> io::Result<Self> {
-        let text = std::fs::read_to_string(file)?;
-        let text = text.strip_suffix('\n').unwrap_or(&text);
-        Ok(Self(text.strip_suffix('\r').unwrap_or(text).to_owned()))
+    /// When the file cannot be read, or is no text: the message names it.
+    pub fn given(inline: Option<&Self>, file: Option<&Path>) -> io::Result<Option<Self>> {
+        let (None, Some(file)) = (inline, file) else { return Ok(inline.cloned()) };
+        let text = read_secret_file(file)
+            .and_then(|bytes| String::from_utf8(bytes).map_err(|_| io::Error::other("the file is not UTF-8")))
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))?;
+        Ok(Some(Self(text)))
     }
 
     /// The secret itself. Callers keep it out of logs, metrics, errors and answers.
@@ -35,6 +37,21 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[redacted]")
     }
+}
+
+/// The content of a file that holds a secret, without its final line break, which editors add and nobody means.
+///
+/// # Errors
+/// The system's own.
+pub fn read_secret_file(file: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = std::fs::read(file)?;
+    if bytes.ends_with(b"\n") {
+        bytes.pop();
+        if bytes.ends_with(b"\r") {
+            bytes.pop();
+        }
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -117,6 +117,7 @@ impl From<&RequestError> for Failure {
                 return Self { sentence, ..(StatusCode::BAD_REQUEST, Outcome::Invalid, "").into() };
             }
             E::Ensure(error) => ensure(error),
+            E::Offload(OffloadError::Vanished) => UNAVAILABLE,
             E::Offload(_) => (StatusCode::INTERNAL_SERVER_ERROR, Outcome::Failed, "Internal error"),
         }
         .into()

@@ -196,8 +196,16 @@ async fn find_or_make(
         let resolved = app.renditions.resolve(&image, &spec).await.map_err(|error| explain_gone(verified, error))?;
         admit_size(verified, &resolved.planned)?;
     }
-    let found = find(app, &image, spec, headers, ask).await.map_err(|error| explain_gone(verified, error))?;
-    hand_over(app, verified, method, headers, (ask, verified.max_age()), &image, found).await
+    let answer = async |ask| {
+        let found = find(app, &image, spec.clone(), headers, ask).await;
+        let found = found.map_err(|error| explain_gone(verified, error))?;
+        hand_over(app, verified, method, headers, (ask, verified.max_age()), &image, found).await
+    };
+    match answer(ask).await {
+        // A purge came between, and nobody else would ask again.
+        Err(RequestError::Offload(OffloadError::Vanished)) => answer(Ask::Disk).await,
+        result => result,
+    }
 }
 
 /// Whether the key signs for a rendition as large as the plan makes it.

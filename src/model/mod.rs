@@ -6,7 +6,9 @@ pub mod geometry;
 pub mod image;
 pub mod key;
 pub mod media_path;
+pub mod network;
 pub mod remote_url;
+pub mod url_pattern;
 
 pub use document::DocumentSize;
 pub use format::{Animation, ImageFormat};
@@ -14,4 +16,6 @@ pub use geometry::{FocalPoint, PixelRect, Place, Size};
 pub use image::{EntityTag, ImageId, Orientation, SourceFacts, SourceImage, SourceRef, SourceVersion};
 pub use key::{RenditionKey, SourceKey};
 pub use media_path::MediaPath;
+pub use network::Network;
 pub use remote_url::RemoteUrl;
+pub use url_pattern::UrlPattern;

@@ -28,7 +28,7 @@ pub(super) async fn respond(
         streamed = ask(root, served, method, &whole).await?;
     }
     if streamed.status() == StatusCode::NOT_FOUND {
-        return Err(OffloadError::Open(std::io::ErrorKind::NotFound.into()));
+        return Err(OffloadError::Vanished);
     }
     let mut response = streamed.map(Either::Right);
     let is_partial = response.headers().get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"multipart/"));
@@ -50,7 +50,11 @@ async fn ask(
     let mut request = Request::new(Empty::<Bytes>::new());
     *request.method_mut() = method.clone();
     *request.headers_mut() = headers.clone();
-    ServeFile::new(root.join(&served.stored.path)).try_call(request).await.map_err(OffloadError::Open)
+    let asked = ServeFile::new(root.join(&served.stored.path)).try_call(request).await;
+    asked.map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => OffloadError::Vanished,
+        _ => OffloadError::Open(error),
+    })
 }
 
 /// Whether what the client has a part of is something else (RFC 9110, 13.1.5). A weak tag fits nothing.

@@ -221,6 +221,9 @@ pub enum OffloadError {
     /// A header value that HTTP cannot carry.
     #[error("a header cannot be written: {0}")]
     Header(#[from] InvalidHeaderValue),
+    /// `direct`: the file was removed between the look and the opening.
+    #[error("the stored file was removed a moment ago")]
+    Vanished,
     /// `direct`: the file cannot be opened.
     #[error("the stored file cannot be opened: {0}")]
     Open(std::io::Error),

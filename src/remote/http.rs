@@ -1,6 +1,6 @@
 //! One bounded GET.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -8,19 +8,18 @@ use hyper::{
     HeaderMap, Request, Response, Uri,
     header::{CONNECTION, HOST, HeaderValue, USER_AGENT},
 };
-use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client as PooledClient, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
-use rustls::{ClientConfig, RootCertStore};
 use thiserror::Error;
 
 /// An idle connection is kept for less than the two seconds after which gunicorn closes it: a request that meets a
 /// connection on its way out would fail for no reason.
-const IDLE: Duration = Duration::from_millis(1500);
+pub(super) const IDLE: Duration = Duration::from_millis(1500);
 /// Idle connections that are kept.
-const MAX_IDLE: usize = 32;
+pub(super) const MAX_IDLE: usize = 32;
 
 /// Why there is no answer. Never holds a header or a body.
 #[derive(Debug, Error)]
@@ -93,15 +92,7 @@ impl Client {
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(fetch.timeout));
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| RemoteError::Certificates(error.to_string()))?;
-        let tls = match fetch.url.scheme_str() {
-            Some("https") => tls.with_native_roots().map_err(|error| RemoteError::Certificates(error.to_string()))?,
-            _ => tls.with_root_certificates(RootCertStore::empty()),
-        };
-        let tls = tls.with_no_client_auth();
+        let tls = super::tls::client(fetch.url.scheme_str() == Some("https"))?;
         let connector =
             HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
         let client = PooledClient::builder(TokioExecutor::new())
@@ -138,7 +129,7 @@ impl Client {
 }
 
 /// The last word of a chain of errors: the others only say that there is one.
-fn deepest(error: &dyn std::error::Error) -> String {
+pub(super) fn deepest(error: &dyn std::error::Error) -> String {
     let mut deepest = error;
     while let Some(source) = deepest.source() {
         deepest = source;

@@ -1,7 +1,20 @@
-//! What is asked over the network: bounded in time and length, without redirects, proxies or cookies.
+//! What is asked over the network: bounded in time and length, without proxies or cookies.
 //!
-//! The URLs that are fetched here come from the config, whole: no part of a request ever becomes part of one.
+//! Two kinds of URL. Those of the config are fetched by [`Client`], whole: no part of a request ever becomes part of one. Those
+//! that a catalogue, a signed path or a redirect names are fetched by [`GuardedClient`], which connects to public addresses
+//! only, and to those that an operator allows.
 
+mod breaker;
+mod connect;
+mod guard;
+mod guarded;
+mod hosts;
 mod http;
+mod tls;
 
+pub use breaker::{Breaker, Leave, Open};
+pub use connect::{ConnectError, Resolve, SystemResolver};
+pub use guard::{Forbidden, Guard};
+pub use guarded::{AskError, GuardedClient};
+pub use hosts::{HostBusy, Hosts, Turn};
 pub use http::{Client, Fetch, RemoteError};

@@ -7,6 +7,7 @@ mod purge;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -23,6 +24,7 @@ pub use planned::Planned;
 use planned::{Era, PlannedCache};
 
 use crate::{
+    coordination::{Coordination, Event, Turn},
     metrics::Metrics,
     model::{ImageFormat, RenditionKey, SourceFacts, SourceImage, SourceKey, SourceRef, SourceVersion},
     render::{
@@ -38,6 +40,9 @@ use crate::{
 
 /// Source images whose facts are held in memory; others are read from the store's record.
 const KNOWN_SOURCES: u64 = 100_000;
+
+/// Renditions made by other gates that are held in memory.
+const TOLD_RENDITIONS: u64 = 100_000;
 
 /// Where sources, store and workers meet.
 pub struct Renditions {
@@ -55,8 +60,11 @@ pub struct Renditions {
     planned: PlannedCache,
     probes: Flights<(SourceRef, SourceVersion), Result<Arc<SourceRecord>, EnsureError>>,
     looks: Flights<(SourceRef, SourceVersion, Look), Result<Arc<SourceRecord>, EnsureError>>,
-    renders: Flights<RenditionKey, Result<StoredRendition, EnsureError>>,
+    renders: Flights<RenditionKey, Result<Made, EnsureError>>,
     memory: Memory,
+    coordination: Coordination,
+    /// Renditions that other gates have made: bytes by path, in an era.
+    told: Cache<String, (u64, Era)>,
     /// Purges that have ended: the [`Era`].
     purges: AtomicU64,
 }
@@ -83,6 +91,8 @@ pub struct Parts {
     pub trust: Duration,
     /// All metrics.
     pub metrics: Arc<Metrics>,
+    /// How this gate agrees with others.
+    pub coordination: Coordination,
 }
 
 /// A rendition that exists, and how it came to.
@@ -124,6 +134,14 @@ pub enum How {
     Joined,
 }
 
+/// What a flight came to.
+#[derive(Clone, Debug)]
+struct Made {
+    stored: StoredRendition,
+    /// Whether this gate rendered it, and not another one.
+    here: bool,
+}
+
 /// A request solved as far as it can be without rendering.
 #[derive(Clone, Debug)]
 pub struct Resolved {
@@ -138,7 +156,8 @@ pub struct Resolved {
 impl Renditions {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { sources, store, pool, limits, defaults, svg_sources, marks, deadline, trust, metrics } = parts;
+        let Parts { sources, store, pool, limits, defaults, svg_sources, marks, .. } = parts;
+        let Parts { deadline, trust, metrics, coordination, .. } = parts;
         Arc::new(Self {
             sources,
             store,
@@ -156,6 +175,8 @@ impl Renditions {
             looks: Flights::default(),
             renders: Flights::default(),
             memory: Memory::default(),
+            coordination,
+            told: Cache::new(TOLD_RENDITIONS),
             purges: AtomicU64::new(0),
         })
     }
@@ -231,6 +252,11 @@ impl Renditions {
             })
     }
 
+    /// How this gate agrees with others.
+    pub fn coordination(&self) -> &Coordination {
+        &self.coordination
+    }
+
     /// When a request that begins now must have its answer: one bound for probe, render and a second attempt together.
     fn deadline(&self) -> Instant {
         Instant::now() + self.deadline
@@ -286,9 +312,9 @@ impl Renditions {
                     }
                 }
                 Ok((result, role)) => {
-                    let (stored, planned) = (result?, planned.clone());
+                    let (Made { stored, here }, planned) = (result?, planned.clone());
                     self.note(&planned, Some(stored.bytes), era);
-                    let how = if role == Role::Leader { How::Rendered } else { How::Joined };
+                    let how = if here && role == Role::Leader { How::Rendered } else { How::Joined };
                     return Ok(Ensured { stored, planned, how });
                 }
                 Err(flight::Crashed) => return Err(EnsureError::Crashed),
@@ -369,6 +395,10 @@ impl Renditions {
     async fn stored(&self, planned: &Planned, ask: Ask) -> Result<Option<StoredRendition>, EnsureError> {
         let era = self.era();
         if let Some(bytes) = planned.remembered(self.trust, era).filter(|_| ask == Ask::Memory) {
+            return Ok(Some(StoredRendition::new(&planned.key, bytes)));
+        }
+        if let Some(bytes) = self.told_of(planned, era).filter(|_| ask == Ask::Memory) {
+            self.note(planned, Some(bytes), era);
             return Ok(Some(StoredRendition::new(&planned.key, bytes)));
         }
         let found = self.store.find(&planned.key).await.map_err(|error| self.store_failed(error))?;
@@ -546,7 +576,7 @@ impl Renditions {
         if open.stat == Stat::from(version) { Ok(open) } else { Err(EnsureError::SourceChanged) }
     }
 
-    /// Renders and stores: the work of one flight.
+    /// Renders and stores, unless another gate does: the work of one flight.
     async fn make(
         &self,
         location: &SourceRef,
@@ -554,10 +584,23 @@ impl Renditions {
         lane: Lane,
         deadline: Instant,
         unwanted: impl Future<Output = ()>,
-    ) -> Result<StoredRendition, EnsureError> {
-        let result = self.try_make(location, planned, lane, deadline, unwanted).await;
+    ) -> Result<Made, EnsureError> {
+        let mut unwanted = pin!(unwanted);
+        let lease = match self.turn(&planned.key, deadline, unwanted.as_mut()).await? {
+            Turn::Make(lease) => lease,
+            Turn::Made(stored) => return Ok(Made { stored, here: false }),
+            Turn::Late => return Err(EnsureError::TimedOut { started: false }),
+            Turn::GivenUp => return Err(EnsureError::Unwanted),
+        };
+        let result = self.render_and_store(location, planned, lane, deadline, unwanted).await;
+        if let Some(lease) = lease {
+            lease.release().await;
+        }
         let outcome = match &result {
-            Ok(_) => "rendered",
+            Ok(stored) => {
+                self.coordination.tell(Event::Made { path: stored.path.clone(), bytes: stored.bytes });
+                "rendered"
+            }
             Err(EnsureError::Unwanted) => "unwanted",
             Err(error) => {
                 self.memory.note(planned.key.path(), error);
@@ -565,10 +608,24 @@ impl Renditions {
             }
         };
         self.metrics.render(outcome, planned.key.format().name());
-        result
+        result.map(|stored| Made { stored, here: true })
     }
 
-    async fn try_make(
+    /// Whether this gate makes a rendition: another one that shares the store may have been quicker, or be at it.
+    async fn turn(
+        &self,
+        key: &RenditionKey,
+        deadline: Instant,
+        unwanted: impl Future<Output = ()>,
+    ) -> Result<Turn<StoredRendition>, EnsureError> {
+        let look = || async { self.store.find(key).await.map_err(|error| self.store_failed(error)) };
+        match look().await? {
+            Some(stored) => Ok(Turn::Made(stored)),
+            None => self.coordination.turn(key, deadline, unwanted, look).await,
+        }
+    }
+
+    async fn render_and_store(
         &self,
         location: &SourceRef,
         planned: &Planned,
@@ -577,10 +634,6 @@ impl Renditions {
         unwanted: impl Future<Output = ()>,
     ) -> Result<StoredRendition, EnsureError> {
         let Planned { plan, key, .. } = planned;
-        // Another process may share the store and have been quicker.
-        if let Some(stored) = self.store.find(key).await.map_err(|error| self.store_failed(error))? {
-            return Ok(stored);
-        }
         let open = self.open(location, planned.version()).await?;
         // The facts may be remembered from a time with wider limits.
         self.limits.check_bytes(open.stat.bytes)?;
@@ -607,6 +660,14 @@ impl Renditions {
         if !self.trust.is_zero() {
             planned.note(bytes, era);
         }
+    }
+
+    /// The length of a rendition that another gate has told of, where the config lets memory count.
+    fn told_of(&self, planned: &Planned, era: Era) -> Option<u64> {
+        if self.trust.is_zero() {
+            return None;
+        }
+        self.told.get(planned.key.path()).filter(|(_, of)| *of == era).map(|(bytes, _)| bytes)
     }
 
     fn era(&self) -> Era {

@@ -13,8 +13,8 @@ use crate::{
 
 impl Renditions {
     /// Removes all renditions of these source images, those included that were being made when the call came: they are waited
-    /// for. The next request for one renders it again, from what the source is then. A rendition that is asked for meanwhile may
-    /// be there again when this ends.
+    /// for. The next request for one renders it again, from what the source is then. A rendition that is asked for meanwhile, or
+    /// that another gate is making, may be there again when this ends: of a version that the source still has.
     ///
     /// # Errors
     /// The first that the store could not remove. The others are removed all the same, and none is believed to be there.
@@ -30,6 +30,27 @@ impl Renditions {
         self.forget(locations).await;
         self.purges.fetch_add(1, Ordering::AcqRel);
         removed
+    }
+
+    /// Forgets what another gate has purged: what was seen of it in the store is not believed any more.
+    pub async fn forget_purged(&self, locations: &HashSet<SourceRef>) {
+        self.forget(locations).await;
+        self.purges.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Forgets what was seen in the store, whatever it is of, and which versions remote files have.
+    pub async fn forget_all(&self) {
+        for source in self.sources.values() {
+            source.forget_all();
+        }
+        self.purges.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Notes that another gate has made a rendition, where the config lets memory count.
+    pub fn note_made(&self, path: String, bytes: u64) {
+        if !self.trust.is_zero() {
+            self.told.insert(path, (bytes, self.era()));
+        }
     }
 
     async fn remove(&self, keys: impl Iterator<Item = &SourceKey>) -> Result<Removed, StoreError> {

@@ -1,6 +1,7 @@
 //! Where originals are: a version to compare, and bytes to decode.
 
 mod fs;
+mod http;
 mod originals;
 mod remote;
 
@@ -9,6 +10,7 @@ use std::{fs::File, future::Future, pin::Pin};
 use thiserror::Error;
 
 pub use fs::FsSource;
+pub use http::HttpBackend;
 pub use originals::Originals;
 pub use remote::{Answer, Backend, Freshness, RemoteSource, Validators};
 
@@ -74,6 +76,9 @@ pub trait Source: Send + Sync {
     fn forget(&self, _path: &MediaPath) -> Pending<'_, ()> {
         Box::pin(std::future::ready(Ok(())))
     }
+
+    /// Forgets what is remembered of all files.
+    fn forget_all(&self) {}
 
     /// Opens a file for reading.
     fn open<'a>(&'a self, path: &'a MediaPath) -> Pending<'a, OpenSource>;

@@ -171,6 +171,10 @@ impl Source for RemoteSource {
         })
     }
 
+    fn forget_all(&self) {
+        self.fresh.invalidate_all();
+    }
+
     fn open<'a>(&'a self, path: &'a MediaPath) -> Pending<'a, OpenSource> {
         Box::pin(async move {
             let stat = self.look(path).await?;

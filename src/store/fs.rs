@@ -24,14 +24,14 @@ use rustix::{
     io::{Errno, retry_on_intr},
 };
 
-use super::{Draft, Pending, Removed, SourceRecord, Store, StoreError, StoredRendition, sweep};
+use super::{Draft, Owner, Pending, Removed, SourceRecord, Store, StoreError, StoredRendition, sweep};
 use crate::{
     config::StoreConfig,
     model::{RenditionKey, SourceKey, key::LAYOUT},
 };
 
-/// The folder of unfinished files, below the layout's own: a sweep looks here and nowhere else.
-pub(super) const DRAFTS: &str = ".tmp-drafts";
+/// The folder of unfinished files and of leases, below the layout's own: a sweep looks here and nowhere else.
+pub(crate) const DRAFTS: &str = ".tmp-drafts";
 /// The record of a source image, beside its renditions.
 const RECORD: &str = ".source.json";
 /// Longest record read. Records are some 300 bytes.
@@ -48,7 +48,7 @@ struct Inner {
     root: PathBuf,
     file_mode: Mode,
     dir_mode: Mode,
-    owner: sweep::Owner,
+    owner: Owner,
     counter: AtomicU64,
 }
 
@@ -59,7 +59,7 @@ impl FsStore {
             root: config.root.clone(),
             file_mode: Mode::from_raw_mode(config.file_mode.0),
             dir_mode: Mode::from_raw_mode(config.dir_mode.0),
-            owner: sweep::Owner::this_process(),
+            owner: Owner::this_process(),
             counter: AtomicU64::new(0),
         };
         Self { inner: Arc::new(inner) }
@@ -119,7 +119,7 @@ impl Inner {
     /// A new file with a temporary name.
     fn temporary(self: &Arc<Self>) -> io::Result<Temporary> {
         let folder = self.make_dir(&format!("{LAYOUT}/{DRAFTS}"))?;
-        let name = self.owner.name(self.counter.fetch_add(1, Ordering::Relaxed));
+        let name = sweep::draft_name(&self.owner, self.counter.fetch_add(1, Ordering::Relaxed));
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
         let file = retry_on_intr(|| rustix::fs::openat(&folder, name.as_str(), flags, mode))?;

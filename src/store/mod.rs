@@ -1,6 +1,7 @@
 //! Where renditions live.
 
 mod fs;
+mod owner;
 mod sweep;
 
 use std::{fs::File, future::Future, io, pin::Pin, time::SystemTime};
@@ -8,7 +9,10 @@ use std::{fs::File, future::Future, io, pin::Pin, time::SystemTime};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub(crate) use fs::DRAFTS;
 pub use fs::FsStore;
+pub(crate) use owner::{Lives, Owner};
+pub(crate) use sweep::LEASE;
 
 use crate::{
     model::{ImageFormat, RenditionKey, SourceFacts, SourceKey, SourceVersion},

@@ -10,7 +10,8 @@ use crate::{
     access::{ImageRef, Subject},
     app::App,
     catalogue::CatalogueError,
-    model::SourceRef,
+    coordination::Event,
+    model::{ImageId, SourceRef},
     store::{Removed, StoreError},
 };
 
@@ -39,7 +40,7 @@ pub enum PurgeError {
 }
 
 /// Removes all renditions of the images that these refer to. When it ends, nothing is left that was there or on its way when
-/// it began, and nothing that was remembered counts any more.
+/// it began, and nothing that was remembered counts any more. The other gates are told, where gates tell each other.
 ///
 /// An id means the file that its row names and, where it is remembered, the one that it named before: of a row that is changed
 /// or deleted those are the renditions to remove.
@@ -48,6 +49,11 @@ pub enum PurgeError {
 /// See [`PurgeError`].
 pub async fn purge(app: &App, subjects: &[(String, Subject<'_>)]) -> Result<Purged, PurgeError> {
     let (mut locations, mut unknown) = (HashSet::new(), Vec::new());
+    let id = |subject: &Subject<'_>| match subject.image() {
+        ImageRef::Id(id) => Some(id),
+        ImageRef::Path(_) | ImageRef::Nothing => None,
+    };
+    let ids: Vec<ImageId> = subjects.iter().filter_map(|(_, subject)| id(subject)).collect();
     for (reference, subject) in subjects {
         let found = locate(app, subject).await?;
         if found.is_empty() {
@@ -57,6 +63,8 @@ pub async fn purge(app: &App, subjects: &[(String, Subject<'_>)]) -> Result<Purg
     }
     let removed = app.renditions.purge(&locations).await;
     app.solved.forget(&locations);
+    let event = Event::Purged { locations: locations.iter().cloned().collect(), ids };
+    app.renditions.coordination().tell_now(&event).await;
     let Removed { files, bytes } = removed?;
     app.metrics.purged(files);
     Ok(Purged { images: locations.len() as u64, files, bytes, unknown })

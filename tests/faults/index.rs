@@ -3,7 +3,9 @@
 //! A test of this binary names its own when it begins ([`Row::begin`](crate::report::Row::begin)). This file has the others.
 
 /// Shown elsewhere: where, as a file and a word in it.
-const ELSEWHERE: [(&str, &str, &str); 6] = [
+const ELSEWHERE: [(&str, &str, &str); 8] = [
+    ("T16", "tests/suite/http_source.rs", "every_bad_answer_has_its_status_within_its_time_and_nothing_is_stored"),
+    ("F18", "tests/suite/http_source.rs", "a_site_that_is_away_is_left_alone_and_found_again"),
     ("T17", "tests/suite/tokens.rs", "every_token_of_the_vectors_has_its_verdict_at_the_service"),
     ("T18", "tests/suite/tokens.rs", "header_cookie_and_query_agree_or_count_for_nothing"),
     ("T19", "tests/suite/tokens.rs", "private_and_public_share_the_bytes_and_not_the_caching"),
@@ -14,13 +16,9 @@ const ELSEWHERE: [(&str, &str, &str); 6] = [
 ];
 
 /// There is nothing yet that they could happen to.
-const NOT_YET: [(&str, &str); 8] = [
-    ("T15", "no HTTP source: a config that asks for one is refused"),
-    ("T16", "no HTTP source"),
+const NOT_YET: [(&str, &str); 4] = [
     ("T34", "no gc; warm and purge are tried in tests/suite/ops.rs"),
-    ("F18", "no S3, no HTTP source"),
     ("F19", "no S3"),
-    ("F31", "no name is looked up"),
     ("F34", "no gc; purges under load are tried in tests/suite/ops.rs"),
     ("F39", "no gc --verify; a hit does not look into files"),
 ];

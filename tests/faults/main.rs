@@ -20,9 +20,13 @@ mod disks;
 mod floods;
 mod forgery;
 #[allow(dead_code, reason = "shared with the suite, which uses the rest")]
+#[path = "../suite/gate.rs"]
+mod gate;
+#[allow(dead_code, reason = "shared with the suite, which uses the rest")]
 #[path = "../suite/harness.rs"]
 mod harness;
 mod hijack;
+mod history;
 mod index;
 mod leaks;
 mod life_cycle;
@@ -32,6 +36,7 @@ mod mutants;
 mod names;
 mod power;
 mod remembered;
+mod remote;
 mod renders;
 mod report;
 mod requests;
@@ -41,6 +46,9 @@ mod smuggling;
 mod sources;
 mod specs;
 mod strace;
+#[allow(dead_code, reason = "shared with the suite, which uses the rest")]
+#[path = "../suite/stub.rs"]
+mod stub;
 mod timing;
 mod tools;
 mod transfers;

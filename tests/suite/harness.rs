@@ -275,7 +275,7 @@ impl Site {
 
     /// A request straight to the gate's socket.
     pub fn gate(&self, method: &str, target: &str, headers: &str) -> Response {
-        exchange(self.gate_stream(), head(method, target, headers).as_bytes())
+        exchange(self.gate_stream(), request(method, target, headers).as_bytes())
     }
 
     pub fn gate_stream(&self) -> UnixStream {
@@ -289,7 +289,7 @@ impl Site {
 
     /// A request through nginx.
     pub fn nginx(&self, method: &str, target: &str, headers: &str) -> Response {
-        exchange(self.nginx_stream(), head(method, target, headers).as_bytes())
+        exchange(self.nginx_stream(), request(method, target, headers).as_bytes())
     }
 
     pub fn nginx_stream(&self) -> TcpStream {
@@ -299,7 +299,7 @@ impl Site {
     /// A request to the operations listener.
     pub fn ops(&self, target: &str) -> Option<Response> {
         let stream = TcpStream::connect(self.ops).ok()?;
-        Some(exchange(stream, head("GET", target, "").as_bytes()))
+        Some(exchange(stream, request("GET", target, "").as_bytes()))
     }
 
     /// A call to the operations listener, with the token.
@@ -309,7 +309,7 @@ impl Site {
             body.len()
         );
         let stream = TcpStream::connect(self.ops).unwrap();
-        exchange(stream, (head("POST", path, &headers) + body).as_bytes())
+        exchange(stream, (request("POST", path, &headers) + body).as_bytes())
     }
 
     /// The JSON that such a call answers.
@@ -400,7 +400,7 @@ impl Response {
     }
 }
 
-fn head(method: &str, target: &str, headers: &str) -> String {
+pub fn request(method: &str, target: &str, headers: &str) -> String {
     format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n")
 }
 

@@ -8,11 +8,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
 
-use super::{
-    super::keys::{MIN_KEY_BYTES, read_secret_file},
-    TemplateError,
-};
-use crate::config::{JwtConfig, TokenAlgorithm, TokenKeyConfig};
+use super::{super::keys::MIN_KEY_BYTES, TemplateError};
+use crate::config::{JwtConfig, TokenAlgorithm, TokenKeyConfig, read_secret_file};
 
 /// Keys of one key set that are looked at.
 const MAX_SET_KEYS: usize = 64;

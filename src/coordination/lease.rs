@@ -1,0 +1,94 @@
+//! The right to make a rendition, for as long as its holder gives signs of life.
+
+use std::{future::Future, pin::Pin, time::Instant};
+
+use tokio::task::AbortHandle;
+
+/// What a claim comes to.
+pub enum Claim {
+    /// This gate makes it.
+    Mine(Lease),
+    /// Another one does.
+    Theirs,
+}
+
+/// A lease that this gate holds. Its signs of life end with it.
+#[must_use]
+pub struct Lease {
+    heartbeat: Option<AbortHandle>,
+    release: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Whether it was taken from a holder that gave no sign of life.
+    pub taken_over: bool,
+}
+
+impl Lease {
+    /// A lease that is kept by `heartbeat`, which never ends by itself, and given back by `release`.
+    pub fn new(
+        heartbeat: impl Future<Output = ()> + Send + 'static,
+        release: impl Future<Output = ()> + Send + 'static,
+        taken_over: bool,
+    ) -> Self {
+        let heartbeat = Some(tokio::spawn(heartbeat).abort_handle());
+        Self { heartbeat, release: Some(Box::pin(release)), taken_over }
+    }
+
+    /// Gives it back: whoever waits need not wait for the end of its signs of life.
+    pub async fn release(mut self) {
+        self.stop();
+        if let Some(release) = self.release.take() {
+            release.await;
+        }
+    }
+
+    /// Dies without a word, as a process that is killed does.
+    #[cfg(test)]
+    pub(super) fn die(mut self) {
+        self.stop();
+        self.release = None;
+    }
+
+    /// Freezes: no sign of life any more, and no knowledge of it.
+    #[cfg(test)]
+    pub(super) fn freeze(&mut self) {
+        self.stop();
+    }
+
+    fn stop(&mut self) {
+        if let Some(heartbeat) = self.heartbeat.take() {
+            heartbeat.abort();
+        }
+    }
+}
+
+impl Drop for Lease {
+    /// A render that panicked gives it back all the same.
+    fn drop(&mut self) {
+        self.stop();
+        if let (Some(release), Ok(runtime)) = (self.release.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(release);
+        }
+    }
+}
+
+/// What a waiter has seen of a lease, by its own clock: hosts' clocks are not compared.
+#[derive(Debug, Default)]
+pub struct Watch {
+    seen: Option<(Sign, Instant)>,
+}
+
+/// A sign of life: who, and which beat of the heart.
+pub(super) type Sign = (String, i128);
+
+impl Watch {
+    /// Since when this sign is the last one.
+    pub(super) fn unchanged_since(&mut self, sign: Sign) -> Instant {
+        match &self.seen {
+            Some((seen, since)) if *seen == sign => *since,
+            _ => {
+                let now = Instant::now();
+                self.seen = Some((sign, now));
+                now
+            }
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Whose turn it is to make a rendition.
+
+use std::{
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::broadcast;
+
+use super::{Away, Claim, Coordinator, Event, Lease, Watch};
+use crate::{metrics::Metrics, model::RenditionKey};
+
+/// Between two looks whether the other gate has finished: from this, growing, to that.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
+/// After a coordinator did not answer, it is left alone for so long: a render must not wait for it each time.
+const LEFT_ALONE_MS: u64 = 2_000;
+
+/// How this gate agrees with others.
+pub struct Coordination {
+    by: Option<Arc<dyn Coordinator>>,
+    metrics: Arc<Metrics>,
+    started: Instant,
+    /// Until when the coordinator is left alone, in milliseconds since the start.
+    alone_until_ms: AtomicU64,
+}
+
+/// What a gate does about a rendition that is not there.
+pub enum Turn<T> {
+    /// It makes it, under a lease where there is a coordinator.
+    Make(Option<Lease>),
+    /// Another gate has made it.
+    Made(T),
+    /// Another gate has not made it in time.
+    Late,
+    /// Nobody waits for it any more.
+    GivenUp,
+}
+
+impl Coordination {
+    /// Agreement by a coordinator; without one each gate goes alone.
+    pub fn new(by: Option<Arc<dyn Coordinator>>, metrics: Arc<Metrics>) -> Self {
+        Self { by, metrics, started: Instant::now(), alone_until_ms: AtomicU64::new(0) }
+    }
+
+    /// Waits until it is this gate's turn to make a rendition, or another has made it: `look` says so. While another is at it,
+    /// this ends when `unwanted` does; a claim under way is not broken off, for it would leave a lease that nobody has.
+    ///
+    /// # Errors
+    /// The look's own.
+    pub async fn turn<T, E, F>(
+        &self,
+        key: &RenditionKey,
+        deadline: Instant,
+        unwanted: impl Future<Output = ()>,
+        look: impl Fn() -> F,
+    ) -> Result<Turn<T>, E>
+    where
+        F: Future<Output = Result<Option<T>, E>>,
+    {
+        let (mut watch, mut unwanted) = (Watch::default(), pin!(unwanted));
+        let mut news = self.by.as_ref().and_then(|by| by.news());
+        let (mut pause, longest) = PAUSES;
+        loop {
+            match self.claim(key, &mut watch).await {
+                Ok(None) => return Ok(Turn::Make(None)),
+                Ok(Some(Claim::Mine(lease))) => {
+                    // Between this request's look and its lease another gate may have had one, and given it back.
+                    let found = look().await;
+                    return match found {
+                        Ok(None) => {
+                            self.metrics.lease(if lease.taken_over { "taken_over" } else { "led" });
+                            Ok(Turn::Make(Some(lease)))
+                        }
+                        found => {
+                            lease.release().await;
+                            self.metrics.lease("waited");
+                            found.map(|found| found.map_or(Turn::Late, Turn::Made))
+                        }
+                    };
+                }
+                Ok(Some(Claim::Theirs)) => {}
+                Err(away) => {
+                    self.metrics.lease("alone");
+                    tracing::warn!(reason = %away, "rendering without asking the other gates");
+                    return Ok(Turn::Make(None));
+                }
+            }
+            if let Some(found) = look().await? {
+                self.metrics.lease("waited");
+                return Ok(Turn::Made(found));
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                self.metrics.lease("late");
+                return Ok(Turn::Late);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause.min(deadline - now)) => {}
+                () = told(&mut news, key) => {}
+                () = &mut unwanted => return Ok(Turn::GivenUp),
+            }
+            pause = (pause * 3 / 2).min(longest);
+        }
+    }
+
+    /// `None`: nobody is asked.
+    async fn claim(&self, key: &RenditionKey, watch: &mut Watch) -> Result<Option<Claim>, Away> {
+        let Some(by) = &self.by else { return Ok(None) };
+        let now_ms = self.started.elapsed().as_millis() as u64;
+        if now_ms < self.alone_until_ms.load(Relaxed) {
+            self.metrics.lease("alone");
+            return Ok(None);
+        }
+        let claimed = by.claim(key, watch).await;
+        self.metrics.coordination_up.set(claimed.is_ok().into());
+        match claimed {
+            Ok(claim) => Ok(Some(claim)),
+            Err(away) => {
+                self.alone_until_ms.store(now_ms + LEFT_ALONE_MS, Relaxed);
+                Err(away)
+            }
+        }
+    }
+
+    /// Tells the other gates, behind whoever asks.
+    pub fn tell(&self, event: Event) {
+        let Some(by) = self.by.clone() else { return };
+        tokio::spawn(async move { tell(&*by, &event).await });
+    }
+
+    /// Tells the other gates, and returns when they have been told: not yet when they have heard.
+    pub async fn tell_now(&self, event: &Event) {
+        if let Some(by) = &self.by {
+            tell(&**by, event).await;
+        }
+    }
+
+    /// What other gates tell, where they can.
+    pub fn news(&self) -> Option<broadcast::Receiver<Event>> {
+        self.by.as_ref()?.news()
+    }
+
+    /// Asks whether the coordinator is there: a sentence about it.
+    ///
+    /// # Errors
+    /// [`Away`].
+    pub async fn probe(&self) -> Result<String, Away> {
+        match &self.by {
+            None => Ok("each gate renders for itself".into()),
+            Some(by) => {
+                let probed = by.probe().await;
+                self.metrics.coordination_up.set(probed.is_ok().into());
+                probed
+            }
+        }
+    }
+}
+
+async fn tell(by: &dyn Coordinator, event: &Event) {
+    if let Err(away) = by.tell(event).await {
+        tracing::warn!(reason = %away, "the other gates were not told");
+    }
+}
+
+/// Returns when another gate tells that it has made this rendition; never, where none tells.
+async fn told(news: &mut Option<broadcast::Receiver<Event>>, key: &RenditionKey) {
+    if let Some(news) = news {
+        loop {
+            match news.recv().await {
+                Ok(Event::Made { path, .. }) if path == key.path() => return,
+                Ok(_) => {}
+                // More than fits was told: better look.
+                Err(broadcast::error::RecvError::Lagged(_)) => return,
+                Err(broadcast::error::RecvError::Closed) => break,
+            }
+        }
+    }
+    std::future::pending().await
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::{
+        at_once::at_once,
+        coordination::LeaseFiles,
+        model::{ImageFormat, MediaPath, SourceRef, SourceVersion},
+    };
+    use std::{
+        convert::Infallible,
+        future::pending,
+        sync::atomic::{AtomicBool, Ordering::SeqCst},
+    };
+
+    pub async fn eventually(is_so: impl Fn() -> bool) {
+        for _ in 0..200 {
+            if is_so() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("not within four seconds");
+    }
+
+    fn key() -> RenditionKey {
+        let location = SourceRef { source: "media".into(), path: MediaPath::parse("a.jpg").unwrap() };
+        let version = SourceVersion { bytes: 1, modified_ns: 2, etag: None, file_hash: None };
+        RenditionKey::new(&location, &version, "x", ImageFormat::Webp)
+    }
+
+    fn gate(folder: &tempfile::TempDir) -> Coordination {
+        let leases = LeaseFiles::new(folder.path(), Duration::from_secs(60));
+        Coordination::new(Some(Arc::new(leases)), Arc::new(Metrics::new()))
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(5)
+    }
+
+    #[tokio::test]
+    async fn one_makes_it_and_the_others_find_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (key, made) = (key(), Arc::new(AtomicBool::new(false)));
+        let look = || async { Ok::<_, Infallible>(made.load(SeqCst).then_some(())) };
+        let gates: Vec<_> = (0..5).map(|_| gate(&folder)).collect();
+        let Ok(Turn::Make(Some(lease))) = gates[0].turn(&key, soon(), pending(), look).await else {
+            panic!("nobody else")
+        };
+        let (others, ()) = tokio::join!(
+            futures_util::future::join_all(gates[1..].iter().map(|gate| gate.turn(&key, soon(), pending(), look))),
+            async {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                made.store(true, SeqCst);
+                lease.release().await;
+            }
+        );
+        assert!(others.into_iter().all(|turn| matches!(turn, Ok(Turn::Made(())))));
+    }
+
+    #[tokio::test]
+    async fn when_one_fails_the_next_tries_and_nobody_waits_beyond_the_deadline() {
+        let folder = tempfile::tempdir().unwrap();
+        let (key, here, there) = (key(), gate(&folder), gate(&folder));
+        let look = || async { Ok::<_, Infallible>(None::<()>) };
+        let Ok(Turn::Make(Some(lease))) = here.turn(&key, soon(), pending(), look).await else { panic!("nobody else") };
+        let late = there.turn(&key, Instant::now() + Duration::from_millis(100), pending(), look).await;
+        assert!(matches!(late, Ok(Turn::Late)));
+        lease.release().await;
+        assert!(matches!(there.turn(&key, soon(), pending(), look).await, Ok(Turn::Make(Some(_)))));
+    }
+
+    #[tokio::test]
+    async fn without_a_coordinator_each_goes_alone() {
+        let look = || async { Ok::<_, Infallible>(None::<()>) };
+        let alone = Coordination::new(None, Arc::new(Metrics::new()));
+        assert!(matches!(alone.turn(&key(), soon(), pending(), look).await, Ok(Turn::Make(None))));
+        let away: Arc<dyn Coordinator> =
+            Arc::new(LeaseFiles::new(std::path::Path::new("/proc/nowhere"), Duration::from_secs(1)));
+        let lost = Coordination::new(Some(away), Arc::new(Metrics::new()));
+        for _ in 0..2 {
+            assert!(matches!(lost.turn(&key(), soon(), pending(), look).await, Ok(Turn::Make(None))));
+        }
+        assert!(at_once(lost.claim(&key(), &mut Watch::default())).is_some(), "for a while it is not even asked");
+    }
+}

@@ -1,0 +1,278 @@
+//! Two gates on one store, and a history of what was asked of them: each version of an image has a colour of its own, so that
+//! each answer tells which version it is of.
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::Cursor,
+    path::Path,
+    sync::{
+        Mutex, PoisonError, RwLock,
+        atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use fastrand::Rng;
+use rustix::process::Signal;
+
+use crate::{
+    gate::Gate,
+    harness::{OPS_TOKEN, Site},
+    report::Row,
+    tools::{is_long, random, scale},
+};
+
+const IMAGES: usize = 4;
+const SPECS: [&str; 3] =
+    ["fill-16x16|format-png", "width-12|format-png", "max-20x20|format-png|grayscale|invert|grayscale"];
+/// Specs whose renditions show the colour itself.
+const COLOURED: usize = 2;
+const CLIENTS: usize = 6;
+/// Between two writes of one file: the tick of the clock that dates files, twice.
+const TICK: Duration = Duration::from_millis(25);
+
+type Colour = [u8; 3];
+
+/// A version of an image, and when it was put in place: current from then on, until the next one is.
+struct Version {
+    colour: Colour,
+    begun: Instant,
+    done: Option<Instant>,
+}
+
+/// One image: its versions, the last one current. The lock is the writer's, held while a file is put in place.
+struct Image {
+    writing: Mutex<()>,
+    versions: RwLock<Vec<Version>>,
+}
+
+/// An answer that is one.
+struct Seen {
+    image: usize,
+    asked: Instant,
+    answered: Instant,
+    colour: Colour,
+}
+
+struct History {
+    images: Vec<Image>,
+    colours: AtomicU32,
+    seen: Mutex<Vec<Seen>>,
+    /// Which image, and when the purge had ended.
+    purges: Mutex<Vec<(usize, Instant)>>,
+    failed: Mutex<HashMap<u16, usize>>,
+    unanswered: AtomicUsize,
+    kills: AtomicUsize,
+    operations: AtomicUsize,
+}
+
+fn png(colour: Colour) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, 40, 30);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.write_header().unwrap().write_image_data(&colour.repeat(40 * 30)).unwrap();
+    bytes
+}
+
+fn colour_of(bytes: &[u8]) -> Colour {
+    let mut decoder = png::Decoder::new(Cursor::new(bytes));
+    decoder.set_transformations(png::Transformations::EXPAND);
+    let mut reader = decoder.read_info().unwrap();
+    let mut data = vec![0; reader.output_buffer_size().unwrap()];
+    let frame = reader.next_frame(&mut data).unwrap();
+    assert_eq!(frame.color_type, png::ColorType::Rgb);
+    assert!(data.chunks_exact(3).all(|pixel| pixel == &data[..3]), "one image, one colour");
+    [data[0], data[1], data[2]]
+}
+
+fn name(image: usize) -> String {
+    format!("picture{image}.png")
+}
+
+impl History {
+    fn new(media: &Path) -> Self {
+        let history = Self {
+            images: (0..IMAGES).map(|_| Image { writing: Mutex::new(()), versions: RwLock::default() }).collect(),
+            colours: AtomicU32::new(1),
+            seen: Mutex::default(),
+            purges: Mutex::default(),
+            failed: Mutex::default(),
+            unanswered: AtomicUsize::new(0),
+            kills: AtomicUsize::new(0),
+            operations: AtomicUsize::new(0),
+        };
+        (0..IMAGES).for_each(|image| history.replace(media, image));
+        history
+    }
+
+    /// Puts a new version in place, as editors and deployments do: beside it, then by a rename.
+    fn replace(&self, media: &Path, image: usize) {
+        let _writing = self.images[image].writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = self.colours.fetch_add(1, SeqCst).wrapping_mul(0x9e_37_79) & 0xff_ff_ff;
+        let [_, colour @ ..] = number.to_be_bytes();
+        thread::sleep(TICK);
+        let beside = media.join(format!(".new{image}"));
+        fs::write(&beside, png(colour)).unwrap();
+        self.images[image].versions.write().unwrap().push(Version { colour, begun: Instant::now(), done: None });
+        fs::rename(beside, media.join(name(image))).unwrap();
+        self.images[image].versions.write().unwrap().last_mut().unwrap().done = Some(Instant::now());
+    }
+
+    fn get(&self, gates: &[RwLock<Gate>], targets: &[Vec<String>], random: &mut Rng) {
+        let (image, spec) = (random.usize(..IMAGES), random.usize(..SPECS.len()));
+        let asked = Instant::now();
+        let answer = {
+            let gate = gates[random.usize(..gates.len())].read().unwrap();
+            gate.try_get(&targets[image][spec])
+        };
+        let answered = Instant::now();
+        match answer {
+            Some(answer) if answer.status == 200 => {
+                // A gate that is killed breaks its answer off: nothing that a client would take for an image.
+                let length = answer.header("content-length").and_then(|length| length.parse::<usize>().ok());
+                if length != Some(answer.body.len()) {
+                    self.unanswered.fetch_add(1, SeqCst);
+                } else if spec < COLOURED {
+                    let colour = colour_of(&answer.body);
+                    self.seen.lock().unwrap().push(Seen { image, asked, answered, colour });
+                }
+            }
+            Some(answer) if answer.status != 0 => *self.failed.lock().unwrap().entry(answer.status).or_default() += 1,
+            _ => _ = self.unanswered.fetch_add(1, SeqCst),
+        }
+    }
+
+    fn purge(&self, gates: &[RwLock<Gate>], random: &mut Rng) {
+        let image = random.usize(..IMAGES);
+        let body = format!(r#"{{"refs": ["media/{}"]}}"#, name(image));
+        let gate = gates[random.usize(..gates.len())].read().unwrap();
+        if gate.ops("POST", "/purge", &body).is_some_and(|answer| answer.status == 200) {
+            self.purges.lock().unwrap().push((image, Instant::now()));
+        }
+    }
+
+    /// What contradicts what was promised: an answer must have been current at some moment from `staleness` before it was asked
+    /// for until it was given, and not have been replaced already when a purge ended that was over before the ask.
+    fn contradictions(&self, staleness: Duration) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let purges = self.purges.lock().unwrap();
+        for seen in self.seen.lock().unwrap().iter() {
+            let versions = self.images[seen.image].versions.read().unwrap();
+            let Some(at) = versions.iter().position(|version| version.colour == seen.colour) else {
+                wrong.push(format!("image {}: a colour that it never had: {:?}", seen.image, seen.colour));
+                continue;
+            };
+            if versions[at].begun > seen.answered {
+                wrong.push(format!("image {}: answered before it was there", seen.image));
+            }
+            let replaced = versions.get(at + 1).and_then(|next| next.done);
+            let of = format!("image {}: version {at} of {}", seen.image, versions.len());
+            if let Some(replaced) = replaced.filter(|replaced| *replaced + staleness < seen.asked) {
+                wrong.push(format!("{of} was replaced {:?} before it was asked for", seen.asked - replaced));
+            }
+            let purged = purges.iter().filter(|(image, ended)| *image == seen.image && *ended < seen.asked);
+            let purged = purged.map(|(_, ended)| *ended).max();
+            if replaced.zip(purged).is_some_and(|(replaced, purged)| replaced < purged) {
+                wrong.push(format!("{of} was replaced before a purge that had ended"));
+            }
+        }
+        wrong
+    }
+}
+
+#[test]
+fn every_answer_was_current() {
+    let row = Row::begin("history of two gates", "F14 F21 F37");
+    let operations = scale(1_000, 10_000);
+    let site = Site::new(&format!("[offload]\nmode = \"direct\"\n[ops]\ntoken = \"{OPS_TOKEN}\"\n"));
+    let media = site.path("media");
+    let history = History::new(&media);
+    let targets: Vec<Vec<String>> = (0..IMAGES)
+        .map(|image| SPECS.iter().map(|spec| site.sign(&[&format!("media/{}", name(image)), spec])).collect())
+        .collect();
+    let gates: Vec<RwLock<Gate>> = (0..2).map(|number| RwLock::new(Gate::start(&site, number))).collect();
+    let seeds: Vec<u64> = {
+        let mut random = random("history of two gates");
+        (0..=CLIENTS).map(|_| random.u64(..)).collect()
+    };
+    thread::scope(|scope| {
+        for seed in &seeds[1..] {
+            let (history, gates, targets, media) = (&history, &gates, &targets, &media);
+            scope.spawn(move || {
+                let mut random = Rng::with_seed(*seed);
+                while history.operations.fetch_add(1, SeqCst) < operations {
+                    match random.u32(..100) {
+                        0..12 => history.replace(media, random.usize(..IMAGES)),
+                        12..18 => history.purge(gates, &mut random),
+                        _ => history.get(gates, targets, &mut random),
+                    }
+                }
+            });
+        }
+        // Now and then one of them dies in the middle of everything.
+        let mut random = Rng::with_seed(seeds[0]);
+        let mut next = operations / 8;
+        while history.operations.load(SeqCst) < operations {
+            if history.operations.load(SeqCst) >= next {
+                let number = random.usize(..gates.len());
+                gates[number].read().unwrap().signal(Signal::KILL);
+                *gates[number].write().unwrap() = Gate::start(&site, number);
+                history.kills.fetch_add(1, SeqCst);
+                next += if is_long() { operations / 40 } else { operations / 5 };
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+    });
+    let wrong = history.contradictions(Duration::ZERO);
+    assert!(wrong.is_empty(), "{} answers were wrong:\n{}", wrong.len(), wrong.join("\n"));
+    let failed = history.failed.lock().unwrap();
+    // Replaced twice while it was rendered: said so, and not served.
+    let log = |number: usize| fs::read_to_string(site.path(&format!("log{number}"))).unwrap_or_default();
+    let complaints = || {
+        (log(0) + &log(1))
+            .lines()
+            .filter(|line| line.contains("not served"))
+            .map(|line| line.to_owned() + "\n")
+            .collect::<String>()
+    };
+    assert!(failed.keys().all(|status| *status == 503), "{failed:?}\n{}", complaints());
+    let (seen, purges) = (history.seen.lock().unwrap().len(), history.purges.lock().unwrap().len());
+    let versions: usize = history.images.iter().map(|image| image.versions.read().unwrap().len()).sum();
+    assert!(seen > operations / 4 && purges > 0 && history.kills.load(SeqCst) > 0, "{seen} {purges}");
+    row.passed(&format!(
+        "{operations} operations, {versions} versions, {purges} purges, {} kills: {seen} answers compared, 0 out of date, {} \
+         unanswered by a gate that died, {} times 503",
+        history.kills.load(SeqCst),
+        history.unanswered.load(SeqCst),
+        failed.values().sum::<usize>()
+    ));
+}
+
+/// The checker itself: it must find what it looks for.
+#[test]
+fn a_contradiction_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let history = History::new(folder.path());
+    let colour = |at: usize| history.images[0].versions.read().unwrap()[at].colour;
+    let saw = |colour| {
+        let now = Instant::now();
+        history.seen.lock().unwrap().push(Seen { image: 0, asked: now, answered: now, colour });
+    };
+    saw(colour(0));
+    assert_eq!(history.contradictions(Duration::ZERO), [""; 0]);
+    history.replace(folder.path(), 0);
+    saw(colour(1));
+    assert_eq!(history.contradictions(Duration::ZERO), [""; 0]);
+    thread::sleep(TICK);
+    saw(colour(0));
+    assert_eq!(history.contradictions(Duration::ZERO).len(), 1);
+    assert_eq!(history.contradictions(Duration::from_secs(60)), [""; 0], "out of date by less than is allowed");
+    history.purges.lock().unwrap().push((0, Instant::now()));
+    thread::sleep(TICK);
+    saw(colour(0));
+    assert_eq!(history.contradictions(Duration::from_secs(60)).len(), 1, "but never across a purge");
+    saw([1, 2, 3]);
+    assert_eq!(history.contradictions(Duration::from_secs(60)).len(), 2);
+}
