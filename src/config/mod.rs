@@ -263,6 +263,7 @@ impl SourceConfig {
     pub fn takes_urls(&self) -> bool {
         match self.kind {
             SourceKind::Fs => false,
+            SourceKind::Http => self.http.as_ref().is_some_and(|http| !http.allow.is_empty()),
         }
     }
 }
