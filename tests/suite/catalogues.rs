@@ -12,6 +12,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, SqliteConnection, sqli
 use crate::{
     databases::{Kind, PASSWORD, Server},
     harness::{Site, wait_for},
+    stub::{Stub, answer},
 };
 
 const SOURCES: &str = "[sources.other]\nkind = \"fs\"\nroot = \"{dir}/media/other\"\n";
@@ -251,9 +252,48 @@ fn behaves(backend: &Backend) {
     assert!(!says.contains(PASSWORD));
 }
 
+/// Rows whose files are whole URLs, in a source that has a list of what it takes.
+fn names_urls(backend: &Backend) {
+    let photo = std::fs::read(crate::vectors::folder().join("images/photo_land.jpg")).unwrap();
+    let web = Stub::start(move |asked, _, stream| match asked.parts()[..] {
+        ["pictures" | "private", ..] => answer(stream, "200 OK", "Content-Type: image/jpeg\r\n", &photo),
+        _ => answer(stream, "404 Not Found", "", b""),
+    });
+    let origin = format!("http://{}", web.address);
+    let section = backend.section().replace("source = \"media\"", "source = \"web\"");
+    let mut site = Site::new(&format!(
+        "{section}[sources.web]\nkind = \"http\"\n[sources.web.http]\nallow = [\"{origin}/pictures/\"]\n\
+         allow_addresses = [\"127.0.0.1\"]\n"
+    ));
+    if !matches!(backend, Backend::Manifest) {
+        backend.execute(site.folder.path(), &["DROP TABLE IF EXISTS wagtailimages_image"]);
+    }
+    let mut table = Table::new(backend, &site);
+    table.put(1, &format!("{origin}/pictures/a%20b.jpg?v=2#top"), "", None);
+    table.put(3, &format!("{origin}/private/a.jpg"), "", None);
+    table.put(4, "pictures/a.jpg", "", None);
+    table.put(5, &format!("{origin}/pictures/c.jpg"), "", None);
+    site.start();
+    assert_eq!(statuses(&site, &[1, 3, 4, 5]), [200, 502, 502, 200], "{}", site.log());
+    assert!(web.count("/pictures/a%20b.jpg?v=2") > 0, "it is asked for as it is spelt");
+    assert!(web.asked().iter().all(|asked| asked.target.starts_with("/pictures/")));
+    for (id, file) in [
+        (11, origin.replace("://", "://anna:secret@") + "/pictures/a.jpg"),
+        (12, format!("{origin}/pictures/../private/a.jpg")),
+        (13, format!("{origin}/pictures/%2e%2e/private/a.jpg")),
+        (14, "file:///pictures/a.jpg".to_owned()),
+    ] {
+        table.put(id, &file, "", None);
+        let expected = if matches!(backend, Backend::Manifest) { 404 } else { 400 };
+        assert_eq!(statuses(&site, &[id]), [expected], "{file}\n{}", site.log());
+        table.remove(id);
+    }
+}
+
 #[test]
 fn manifest() {
     behaves(&Backend::Manifest);
+    names_urls(&Backend::Manifest);
 }
 
 #[test]
@@ -272,6 +312,7 @@ fn manifest_rows_name_their_source() {
 #[test]
 fn sqlite() {
     behaves(&Backend::Sqlite);
+    names_urls(&Backend::Sqlite);
     own_query(&Backend::Sqlite, &["INTEGER", "SMALLINT", "TEXT"], &[("INTEGER", 200), ("REAL", 200), ("NUMERIC", 200)]);
 }
 
@@ -297,6 +338,7 @@ fn postgres() {
     );
     migrated(&backend);
     private_file(&backend);
+    names_urls(&backend);
 }
 
 #[test]
@@ -327,6 +369,7 @@ fn mariadb() {
     );
     migrated(&backend);
     private_file(&backend);
+    names_urls(&backend);
 }
 
 /// A site whose rows are in a table of its own.
