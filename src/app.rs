@@ -17,18 +17,19 @@ use thiserror::Error;
 use crate::{
     access::{KeyError, OpsToken, SignedRequest, Verifier},
     catalogue::{Cached, Catalogue, CatalogueError, Manifest, NoCatalogue, Sqlite},
-    config::{CatalogueKind, Config, ListenAddress, RenderConfig, SourceConfig, SourceKind, StoreKind},
+    config::{CatalogueKind, Config, ListenAddress, RenderConfig, S3Config, SourceConfig, SourceKind, StoreKind},
     metrics::Metrics,
     model::{Size, SourceFacts},
     offload::Offload,
+    remote::s3::{Bucket, BucketError},
     render::{
         limits::Limits,
         plan::{Defaults, MAX_WATERMARK_PIXELS},
     },
     renditions::{Parts, Renditions},
     solved::Solved,
-    source::{FsSource, Source},
-    store::{FsStore, Store},
+    source::{Freshness, FsSource, Originals, RemoteSource, S3Source, Source},
+    store::{FsStore, S3Store, Store},
     workers::{MarkError, Marks, Pool, PoolConfig, SandboxReport, StartError},
 };
 
@@ -71,6 +72,14 @@ pub enum BuildError {
     /// The workers do not start.
     #[error("the render workers do not start: {0}")]
     Workers(#[from] StartError),
+    /// A bucket cannot be set up.
+    #[error("{section}: {error}")]
+    Bucket {
+        /// The section it is of.
+        section: String,
+        /// Why.
+        error: BucketError,
+    },
     /// A watermark cannot be read.
     #[error(transparent)]
     Mark(#[from] MarkError),
@@ -131,9 +140,16 @@ impl App {
         pool: Arc<Pool>,
     ) -> Result<Arc<Self>, BuildError> {
         let catalogue = catalogue(config, &metrics)?;
-        let sources: BTreeMap<String, Arc<dyn Source>> =
-            config.sources.iter().map(|(name, section)| (name.clone(), source(section))).collect();
-        let store = store(config);
+        let originals = Arc::new(Originals::new(&config.originals));
+        let mut sources: BTreeMap<String, Arc<dyn Source>> = BTreeMap::new();
+        for (name, section) in &config.sources {
+            sources.insert(name.clone(), source(name, section, config, &originals, &metrics)?);
+        }
+        let bucket = match &config.store.s3 {
+            Some(section) => Some(Arc::new(bucket("store.s3", section)?)),
+            None => None,
+        };
+        let store = store(config, bucket.as_ref());
         let marks = Arc::new(Marks::load(&config.watermarks)?);
         let svg_sources =
             config.sources.iter().filter(|(_, section)| section.svg).map(|(name, _)| name.clone()).collect();
@@ -154,7 +170,7 @@ impl App {
             .into_iter()
             .map(|(name, route)| {
                 let mode = route.offload.unwrap_or(config.offload.mode);
-                (Arc::from(name), Offload::new(mode, config))
+                (Arc::from(name), Offload::new(mode, config, bucket.as_ref()))
             })
             .collect();
         let key_uses = verifier.table().key_ids().map(|id| (id.clone(), metrics.key_counter(id))).collect();
@@ -323,15 +339,37 @@ fn catalogue(config: &Config, metrics: &Arc<Metrics>) -> Result<Arc<dyn Catalogu
     Ok(Arc::new(Cached::new(inner, fresh, stale)))
 }
 
-fn source(section: &SourceConfig) -> Arc<dyn Source> {
-    match section.kind {
+fn source(
+    name: &str,
+    section: &SourceConfig,
+    config: &Config,
+    originals: &Arc<Originals>,
+    metrics: &Arc<Metrics>,
+) -> Result<Arc<dyn Source>, BuildError> {
+    Ok(match section.kind {
         SourceKind::Fs => Arc::new(FsSource::new(&section.root)),
-    }
+        SourceKind::S3 => {
+            let settings = section.s3.clone().unwrap_or_default();
+            let freshness = Freshness {
+                fresh_for: Duration::from_secs_f64(settings.fresh_seconds),
+                stale_for: Duration::from_secs_f64(settings.stale_seconds),
+            };
+            let bucket = bucket(&format!("sources.{name}.s3"), &settings)?;
+            let backend = Box::new(S3Source::new(bucket, config.render.max_source_bytes.0));
+            Arc::new(RemoteSource::new(name, backend, originals.clone(), freshness, metrics.clone()))
+        }
+    })
 }
 
-fn store(config: &Config) -> Arc<dyn Store> {
-    match config.store.kind {
-        StoreKind::Fs => Arc::new(FsStore::new(&config.store)),
+fn bucket(section: &str, settings: &S3Config) -> Result<Bucket, BuildError> {
+    Bucket::new(settings).map_err(|error| BuildError::Bucket { section: section.to_owned(), error })
+}
+
+fn store(config: &Config, bucket: Option<&Arc<Bucket>>) -> Arc<dyn Store> {
+    match (config.store.kind, bucket) {
+        // The config's check has seen to it that the one comes with the other.
+        (StoreKind::S3, Some(bucket)) => Arc::new(S3Store::new(bucket.clone(), config.originals.root.clone())),
+        (StoreKind::Fs | StoreKind::S3, _) => Arc::new(FsStore::new(&config.store)),
     }
 }
 

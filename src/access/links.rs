@@ -292,7 +292,7 @@ mod tests {
         let mut config = Config::default();
         config.signing.secret = Some(Secret::new("0123456789abcdef".into()));
         config.signing.wagtail_keys = vec![Secret::new("site".into())];
-        let media = SourceConfig { kind: SourceKind::Fs, root: "/media".into(), svg: false };
+        let media = SourceConfig { kind: SourceKind::Fs, root: "/media".into(), s3: None, svg: false };
         config.sources.insert("media".into(), media);
         config.presets.insert("hero".into(), "fill-1600x600|format-webp".into());
         config.preset_sets.insert("article".into(), vec!["width-800".into(), "hero".into()]);

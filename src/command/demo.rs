@@ -37,7 +37,7 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     let secret = fresh_secret().map_err(|error| anyhow::anyhow!("the system has no randomness: {error}"))?;
     config.signing.keys =
         vec![SigningKeyConfig { id: "demo".into(), secret: Some(secret), ..SigningKeyConfig::default() }];
-    config.sources.insert("media".into(), SourceConfig { kind: SourceKind::Fs, root: media, svg: false });
+    config.sources.insert("media".into(), SourceConfig { kind: SourceKind::Fs, root: media, s3: None, svg: false });
     config.store.root = folder.path.join("renditions");
     config.offload.mode = OffloadMode::Direct;
     let log = start_log(&config.log);

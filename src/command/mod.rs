@@ -123,9 +123,11 @@ impl From<KeyError> for CommandError {
 impl From<BuildError> for CommandError {
     fn from(error: BuildError) -> Self {
         match error {
-            BuildError::Key(_) | BuildError::Catalogue(_) | BuildError::Mark(_) | BuildError::NeedsRestart(_) => {
-                Self::Config(error.to_string())
-            }
+            BuildError::Key(_)
+            | BuildError::Catalogue(_)
+            | BuildError::Mark(_)
+            | BuildError::Bucket { .. }
+            | BuildError::NeedsRestart(_) => Self::Config(error.to_string()),
             BuildError::Workers(_) => Self::Failed(error.into()),
         }
     }

@@ -89,21 +89,7 @@ impl Client {
     /// # Errors
     /// [`RemoteError::Certificates`] for an https URL on a system that trusts nobody.
     pub fn new(fetch: &Fetch) -> Result<Self, RemoteError> {
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(fetch.timeout));
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| RemoteError::Certificates(error.to_string()))?;
-        let tls = match fetch.url.scheme_str() {
-            Some("https") => tls.with_native_roots().map_err(|error| RemoteError::Certificates(error.to_string()))?,
-            _ => tls.with_root_certificates(RootCertStore::empty()),
-        };
-        let tls = tls.with_no_client_auth();
-        let connector =
-            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
+        let connector = connector(fetch.url.scheme_str() == Some("https"), fetch.timeout)?;
         let client = PooledClient::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
@@ -135,6 +121,27 @@ impl Client {
         };
         tokio::time::timeout(fetch.timeout, ask).await.map_err(|_| RemoteError::TimedOut(fetch.timeout))?
     }
+}
+
+/// What connects, by TLS where the URL says so: within this time, and trusting whom the system trusts.
+///
+/// # Errors
+/// [`RemoteError::Certificates`] for https on a system that trusts nobody.
+pub(super) fn connector(is_https: bool, timeout: Duration) -> Result<HttpsConnector<HttpConnector>, RemoteError> {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(timeout));
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| RemoteError::Certificates(error.to_string()))?;
+    let tls = match is_https {
+        true => tls.with_native_roots().map_err(|error| RemoteError::Certificates(error.to_string()))?,
+        false => tls.with_root_certificates(RootCertStore::empty()),
+    };
+    let tls = tls.with_no_client_auth();
+    Ok(HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp))
 }
 
 /// The last word of a chain of errors: the others only say that there is one.

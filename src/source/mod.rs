@@ -3,6 +3,7 @@
 mod fs;
 mod originals;
 mod remote;
+mod s3;
 
 use std::{fs::File, future::Future, pin::Pin};
 
@@ -11,6 +12,7 @@ use thiserror::Error;
 pub use fs::FsSource;
 pub use originals::Originals;
 pub use remote::{Answer, Backend, Freshness, RemoteSource, Validators};
+pub use s3::S3Source;
 
 use crate::model::{EntityTag, MediaPath, SourceVersion};
 

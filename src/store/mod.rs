@@ -1,6 +1,7 @@
 //! Where renditions live.
 
 mod fs;
+mod s3;
 mod sweep;
 
 use std::{fs::File, future::Future, io, pin::Pin, time::SystemTime};
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use fs::FsStore;
+pub use s3::S3Store;
 
 use crate::{
     model::{ImageFormat, RenditionKey, SourceFacts, SourceKey, SourceVersion},
@@ -118,7 +120,7 @@ pub trait Store: Send + Sync {
 pub struct StoreError {
     /// What was tried.
     pub action: &'static str,
-    /// The kind, for the metric: an errno's name in lower case, or `other`.
+    /// The kind, for the metric: an errno's name in lower case, `s3_timeout` and the like, or `other`.
     pub kind: &'static str,
     /// The system's words.
     pub message: String,

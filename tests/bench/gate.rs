@@ -275,7 +275,9 @@ mod hit {
         std::fs::create_dir(root("media")).unwrap();
         std::fs::copy(photo, root("media").join("beach.jpg")).unwrap();
         let mut config = config(1);
-        config.sources.insert("media".into(), SourceConfig { kind: SourceKind::Fs, root: root("media"), svg: false });
+        config
+            .sources
+            .insert("media".into(), SourceConfig { kind: SourceKind::Fs, root: root("media"), s3: None, svg: false });
         config.store.root = root("renditions");
         config.store.existence = existence;
         config.render.workers = 1;
