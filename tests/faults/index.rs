@@ -3,25 +3,25 @@
 //! A test of this binary names its own when it begins ([`Row::begin`](crate::report::Row::begin)). This file has the others.
 
 /// Shown elsewhere: where, as a file and a word in it.
-const ELSEWHERE: [(&str, &str, &str); 6] = [
+const ELSEWHERE: [(&str, &str, &str); 8] = [
     ("T17", "tests/suite/tokens.rs", "every_token_of_the_vectors_has_its_verdict_at_the_service"),
     ("T18", "tests/suite/tokens.rs", "header_cookie_and_query_agree_or_count_for_nothing"),
     ("T19", "tests/suite/tokens.rs", "private_and_public_share_the_bytes_and_not_the_caching"),
     ("T20", "tests/suite/forward.rs", "every_answer_of_the_site_has_its_status"),
+    ("F18", "tests/suite/s3.rs", "every_failure_of_an_original_has_its_status"),
+    ("F19", "tests/suite/s3.rs", "a_put_that_fails_leaves_nothing_to_be_seen"),
     ("T32", "tests/run", "advisories"),
     // Old renditions after their original was replaced or has gone.
     ("T33", "tests/suite/hits.rs", "a_replaced_original_is_seen_at_once_in_every_mode"),
 ];
 
 /// There is nothing yet that they could happen to.
-const NOT_YET: [(&str, &str); 10] = [
+const NOT_YET: [(&str, &str); 8] = [
     ("T15", "no HTTP source: a config that asks for one is refused"),
     ("T16", "no HTTP source"),
     ("T34", "no gc; warm and purge are tried in tests/suite/ops.rs"),
     ("F16", "no Postgres"),
     ("F17", "no Postgres"),
-    ("F18", "no S3, no HTTP source"),
-    ("F19", "no S3"),
     ("F31", "no name is looked up"),
     ("F34", "no gc; purges under load are tried in tests/suite/ops.rs"),
     ("F39", "no gc --verify; a hit does not look into files"),

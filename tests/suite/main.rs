@@ -3,6 +3,8 @@
 
 mod animations;
 mod browser;
+#[allow(dead_code, reason = "shared with tests/faults, which uses the rest")]
+mod buckets;
 mod cli;
 mod clients;
 mod decoders;
@@ -25,6 +27,7 @@ mod python;
 mod render_cost;
 mod renders;
 mod renditions;
+mod s3;
 mod svg;
 mod tokens;
 mod vectors;
