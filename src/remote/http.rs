@@ -129,7 +129,7 @@ impl Client {
 }
 
 /// The last word of a chain of errors: the others only say that there is one.
-pub(super) fn deepest(error: &dyn std::error::Error) -> String {
+pub(crate) fn deepest(error: &dyn std::error::Error) -> String {
     let mut deepest = error;
     while let Some(source) = deepest.source() {
         deepest = source;
