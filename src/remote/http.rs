@@ -136,7 +136,7 @@ pub(super) fn connector(is_https: bool, timeout: Duration) -> Result<HttpsConnec
 }
 
 /// The last word of a chain of errors: the others only say that there is one.
-pub(super) fn deepest(error: &dyn std::error::Error) -> String {
+pub(crate) fn deepest(error: &dyn std::error::Error) -> String {
     let mut deepest = error;
     while let Some(source) = deepest.source() {
         deepest = source;

@@ -18,4 +18,5 @@ pub use connect::{ConnectError, Resolve, SystemResolver};
 pub use guard::{Forbidden, Guard};
 pub use guarded::{AskError, GuardedClient};
 pub use hosts::{HostBusy, Hosts, Turn};
+pub(crate) use http::deepest;
 pub use http::{Client, Fetch, RemoteError};
