@@ -17,20 +17,23 @@ use thiserror::Error;
 use crate::{
     access::{KeyError, OpsToken, SignedRequest, Verifier},
     catalogue::{Cached, Catalogue, CatalogueError, Manifest, MySql, NoCatalogue, Postgres, Sources, Sqlite, listen},
-    config::{CatalogueKind, Config, ListenAddress, RenderConfig, SourceConfig, SourceKind, StoreKind},
+    config::{CatalogueKind, Config, ListenAddress, RenderConfig, S3Config, SourceConfig, SourceKind, StoreKind},
     coordination::{Away, Coordination, coordinator},
     metrics::Metrics,
     model::{Size, SourceFacts},
     offload::Offload,
-    remote::{RemoteError, SystemResolver},
+    remote::{
+        RemoteError, SystemResolver,
+        s3::{Bucket, BucketError},
+    },
     render::{
         limits::Limits,
         plan::{Defaults, MAX_WATERMARK_PIXELS},
     },
     renditions::{Parts, Renditions},
     solved::Solved,
-    source::{Freshness, FsSource, HttpBackend, Originals, RemoteSource, Source},
-    store::{FsStore, Store},
+    source::{Freshness, FsSource, HttpBackend, Originals, RemoteSource, S3Source, Source},
+    store::{FsStore, S3Store, Store},
     upkeep,
     workers::{MarkError, Marks, Pool, PoolConfig, SandboxReport, StartError},
 };
@@ -81,6 +84,14 @@ pub enum BuildError {
         name: String,
         /// Why.
         error: RemoteError,
+    },
+    /// A bucket cannot be set up.
+    #[error("{section}: {error}")]
+    Bucket {
+        /// The section it is of.
+        section: String,
+        /// Why.
+        error: BucketError,
     },
     /// A watermark cannot be read.
     #[error(transparent)]
@@ -150,7 +161,11 @@ impl App {
         for (name, section) in &config.sources {
             sources.insert(name.clone(), source(name, section, config, &originals, &metrics)?);
         }
-        let store = store(config);
+        let bucket = match &config.store.s3 {
+            Some(section) => Some(Arc::new(bucket("store.s3", section)?)),
+            None => None,
+        };
+        let store = store(config, bucket.as_ref());
         let marks = Arc::new(Marks::load(&config.watermarks)?);
         let svg_sources =
             config.sources.iter().filter(|(_, section)| section.svg).map(|(name, _)| name.clone()).collect();
@@ -166,7 +181,7 @@ impl App {
             trust: config.store.trust(),
             metrics: metrics.clone(),
             coordination: Coordination::new(
-                coordinator(&config.coordination, &config.store).map_err(BuildError::Coordination)?,
+                coordinator(&config.coordination, &config.store, bucket.as_ref()).map_err(BuildError::Coordination)?,
                 metrics.clone(),
             ),
         });
@@ -175,7 +190,7 @@ impl App {
             .into_iter()
             .map(|(name, route)| {
                 let mode = route.offload.unwrap_or(config.offload.mode);
-                (Arc::from(name), Offload::new(mode, config))
+                (Arc::from(name), Offload::new(mode, config, bucket.as_ref()))
             })
             .collect();
         let key_uses = verifier.table().key_ids().map(|id| (id.clone(), metrics.key_counter(id))).collect();
@@ -359,6 +374,10 @@ fn catalogue(config: &Config, metrics: &Arc<Metrics>) -> Result<Arc<dyn Catalogu
     Ok(cached)
 }
 
+fn freshness(fresh_seconds: f64, stale_seconds: f64) -> Freshness {
+    Freshness { fresh_for: Duration::from_secs_f64(fresh_seconds), stale_for: Duration::from_secs_f64(stale_seconds) }
+}
+
 fn source(
     name: &str,
     section: &SourceConfig,
@@ -370,21 +389,31 @@ fn source(
         SourceKind::Fs => Arc::new(FsSource::new(&section.root)),
         SourceKind::Http => {
             let settings = section.http.clone().unwrap_or_default();
-            let freshness = Freshness {
-                fresh_for: Duration::from_secs_f64(settings.fresh_seconds),
-                stale_for: Duration::from_secs_f64(settings.stale_seconds),
-            };
             let resolver = Arc::new(SystemResolver::default());
             let backend = HttpBackend::new(&settings, config.render.max_source_bytes.0, originals.clone(), resolver);
             let backend = backend.map_err(|error| BuildError::Source { name: name.to_owned(), error })?;
+            let freshness = freshness(settings.fresh_seconds, settings.stale_seconds);
             Arc::new(RemoteSource::new(name, Box::new(backend), originals.clone(), freshness, metrics.clone()))
+        }
+        SourceKind::S3 => {
+            let settings = section.s3.clone().unwrap_or_default();
+            let bucket = bucket(&format!("sources.{name}.s3"), &settings)?;
+            let backend = Box::new(S3Source::new(bucket, config.render.max_source_bytes.0));
+            let freshness = freshness(settings.fresh_seconds, settings.stale_seconds);
+            Arc::new(RemoteSource::new(name, backend, originals.clone(), freshness, metrics.clone()))
         }
     })
 }
 
-fn store(config: &Config) -> Arc<dyn Store> {
-    match config.store.kind {
-        StoreKind::Fs => Arc::new(FsStore::new(&config.store)),
+fn bucket(section: &str, settings: &S3Config) -> Result<Bucket, BuildError> {
+    Bucket::new(settings).map_err(|error| BuildError::Bucket { section: section.to_owned(), error })
+}
+
+fn store(config: &Config, bucket: Option<&Arc<Bucket>>) -> Arc<dyn Store> {
+    match (config.store.kind, bucket) {
+        // The config's check has seen to it that the one comes with the other.
+        (StoreKind::S3, Some(bucket)) => Arc::new(S3Store::new(bucket.clone(), config.originals.root.clone())),
+        (StoreKind::Fs | StoreKind::S3, _) => Arc::new(FsStore::new(&config.store)),
     }
 }
 

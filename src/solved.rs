@@ -10,7 +10,7 @@ use std::{
     collections::HashSet,
     hash::{BuildHasher as _, RandomState},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
@@ -20,7 +20,7 @@ use hyper::{HeaderMap, Response, StatusCode};
 use crate::{
     access::{Subject, VerifiedRequest},
     model::{ImageId, SourceImage, SourceRef},
-    offload::{Body, Caching, OffloadError},
+    offload::{Body, Caching, Life, OffloadError},
     renditions::Planned,
     spec::Accepted,
 };
@@ -50,6 +50,9 @@ pub struct Answer {
     pub planned: Arc<Planned>,
     status: StatusCode,
     headers: HeaderMap,
+    /// From then on a new one has to be made: the address in this one ends.
+    good_until: Option<Instant>,
+    life: Life,
 }
 
 impl Default for Solved {
@@ -62,7 +65,7 @@ impl Solved {
     /// The answer that a request like this one got. `accepted` is what its `Accept` says, where that has a say.
     pub fn find(&self, verified: &VerifiedRequest<'_>, accepted: Option<Accepted>) -> Option<Arc<Answer>> {
         let answer = self.place(verified, accepted).load();
-        answer.as_ref().filter(|answer| answer.fits(verified, accepted)).cloned()
+        answer.as_ref().filter(|answer| answer.fits(verified, accepted) && answer.is_good()).cloned()
     }
 
     /// Keeps the answer to a hit, if it is one that others can have too: no attachment under a name of its own, no body. How
@@ -73,7 +76,7 @@ impl Solved {
         accepted: Option<Accepted>,
         (id, image): (Option<ImageId>, &Arc<SourceImage>),
         planned: &Arc<Planned>,
-        (caching, response): (Caching, &Response<Body>),
+        (caching, life, response): (Caching, Life, &Response<Body>),
     ) {
         let is_empty = matches!(response.body(), Either::Left(_));
         if verified.download().is_some() || !is_empty {
@@ -90,6 +93,8 @@ impl Solved {
             planned: planned.clone(),
             status: response.status(),
             headers: response.headers().clone(),
+            good_until: life.reusable_for.map(|reusable_for| Instant::now() + reusable_for),
+            life,
         };
         self.place(verified, accepted).store(Some(Arc::new(answer)));
     }
@@ -116,6 +121,10 @@ impl Solved {
 }
 
 impl Answer {
+    fn is_good(&self) -> bool {
+        self.good_until.is_none_or(|end| Instant::now() < end)
+    }
+
     fn fits(&self, verified: &VerifiedRequest<'_>, accepted: Option<Accepted>) -> bool {
         self.subject == *verified.subject()
             && self.filter_spec == verified.filter_spec()
@@ -130,6 +139,7 @@ impl Answer {
     /// Never: a number is fit for a header; the type is the offload room's.
     pub fn headers(&self, max_age: Duration) -> Result<HeaderMap, OffloadError> {
         let mut headers = self.headers.clone();
+        let max_age = max_age.min(self.life.max_age.unwrap_or(Duration::MAX));
         if max_age != self.caching.max_age {
             Caching { max_age, ..self.caching }.renew(&mut headers)?;
         }

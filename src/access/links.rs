@@ -286,13 +286,13 @@ pub fn parse_life(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Secret, SourceConfig, SourceKind};
+    use crate::config::{Secret, SourceConfig};
 
     fn config() -> Config {
         let mut config = Config::default();
         config.signing.secret = Some(Secret::new("0123456789abcdef".into()));
         config.signing.wagtail_keys = vec![Secret::new("site".into())];
-        let media = SourceConfig { kind: SourceKind::Fs, root: "/media".into(), http: None, svg: false };
+        let media = SourceConfig::folder("/media".into());
         config.sources.insert("media".into(), media);
         config.presets.insert("hero".into(), "fill-1600x600|format-webp".into());
         config.preset_sets.insert("article".into(), vec!["width-800".into(), "hero".into()]);

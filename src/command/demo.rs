@@ -8,7 +8,7 @@ use clap::Args;
 use super::{CommandResult, runtime, serve, start_log};
 use crate::{
     access::{Link, Scheme, Subject, Verifier, fresh_secret},
-    config::{Config, ListenAddress, OffloadMode, SigningKeyConfig, SourceConfig, SourceKind},
+    config::{Config, ListenAddress, OffloadMode, SigningKeyConfig, SourceConfig},
     http::inherited::Inherited,
 };
 
@@ -37,7 +37,7 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     let secret = fresh_secret().map_err(|error| anyhow::anyhow!("the system has no randomness: {error}"))?;
     config.signing.keys =
         vec![SigningKeyConfig { id: "demo".into(), secret: Some(secret), ..SigningKeyConfig::default() }];
-    config.sources.insert("media".into(), SourceConfig { kind: SourceKind::Fs, root: media, http: None, svg: false });
+    config.sources.insert("media".into(), SourceConfig::folder(media));
     config.store.root = folder.path.join("renditions");
     config.offload.mode = OffloadMode::Direct;
     let log = start_log(&config.log);

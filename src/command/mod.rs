@@ -125,6 +125,7 @@ impl From<BuildError> for CommandError {
         match error {
             BuildError::Key(_)
             | BuildError::Catalogue(_)
+            | BuildError::Bucket { .. }
             | BuildError::Coordination(_)
             | BuildError::Mark(_)
             | BuildError::Source { .. }

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::{
     AuthMode, CatalogueKind, Config, CoordinationConfig, CoordinationKind, Existence, OffloadMode, SourceConfig,
-    SourceKind,
+    SourceKind, StoreKind, bucket::check_bucket,
 };
 use crate::{
     model::ImageFormat,
@@ -129,6 +129,8 @@ impl Config {
             }
         };
         self.sources.values_mut().for_each(|source| resolve(&mut source.root));
+        let buckets = self.sources.values_mut().filter_map(|source| source.s3.as_mut()).chain(self.store.s3.as_mut());
+        buckets.filter_map(|bucket| bucket.secret_access_key_file.as_mut()).for_each(resolve);
         resolve(&mut self.store.root);
         resolve(&mut self.originals.root);
         self.coordination.url_file.as_mut().map(resolve);
@@ -211,8 +213,11 @@ impl Config {
                 problem(&format!("sources.{name}.root"), "is not set: the folder that originals are in".into());
             }
             self.check_http(name, source, &mut problem);
+            let wanted = source.kind == SourceKind::S3;
+            check_bucket(&format!("sources.{name}"), wanted, source.s3.as_ref(), &mut problem);
         }
-        if self.store.root.as_os_str().is_empty() {
+        check_bucket("store", self.store.kind == StoreKind::S3, self.store.s3.as_ref(), &mut problem);
+        if self.store.kind == StoreKind::Fs && self.store.root.as_os_str().is_empty() {
             problem("store.root", "is not set: the folder that renditions are kept in".into());
         }
         problems
@@ -354,6 +359,16 @@ impl Config {
         {
             problem("store.root", "holds a control character, which X-Sendfile cannot".into());
         }
+        let needs_files =
+            |mode: &OffloadMode| matches!(mode, OffloadMode::Sendfile | OffloadMode::Direct | OffloadMode::AuthRequest);
+        if self.store.kind == StoreKind::S3 && modes.iter().any(needs_files) {
+            problem(
+                "offload.mode",
+                "with store.kind = \"s3\" there are no files to send: it is \"accel\", where nginx fetches from the store, or \
+                 \"redirect\", where browsers do"
+                    .into(),
+            );
+        }
         if self.store.existence != Existence::Check && !modes.into_iter().all(comes_back) {
             problem(
                 "store.existence",
@@ -369,8 +384,11 @@ impl Config {
             || self.routes.values().any(|route| route.offload == Some(OffloadMode::Redirect));
         let url = &self.offload.redirect_url;
         let printable = url.bytes().all(|b| b.is_ascii_graphic());
-        let absolute = url.starts_with('/') || url.starts_with("http://") || url.starts_with("https://");
-        if redirects && !(printable && absolute && url.ends_with('/')) {
+        let is_path = url.starts_with('/') && self.store.kind == StoreKind::Fs;
+        let absolute = is_path || url.starts_with("http://") || url.starts_with("https://");
+        // A store that signs its addresses needs no other.
+        let signs = self.store.kind == StoreKind::S3 && url.is_empty();
+        if redirects && !signs && !(printable && absolute && url.ends_with('/')) {
             problem(
                 "offload.redirect_url",
                 "is needed by mode \"redirect\": a URL or an absolute path, with a slash at its end".into(),
@@ -471,6 +489,12 @@ impl Config {
             if is_on {
                 cautions.push((key.to_owned(), "on trial: what should be refused is served, and logged"));
             }
+        }
+        if self.store.kind == StoreKind::S3 && self.store.existence == Existence::Check {
+            cautions.push((
+                "store.existence".to_owned(),
+                "\"check\" asks the object store once for every image that is served; \"remember\" spares nearly all of that",
+            ));
         }
         if self.auth.jwt.query {
             cautions.push((

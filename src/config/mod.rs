@@ -1,6 +1,7 @@
 //! What the operator decides. Every default lives here; [`load`](load::load) says where values come from.
 
 mod auth;
+mod bucket;
 mod load;
 mod remote;
 mod secret;
@@ -253,16 +254,23 @@ pub struct SourceConfig {
     pub root: PathBuf,
     /// `http`: the site, or the sites.
     pub http: Option<HttpSourceConfig>,
+    /// `s3`: the bucket.
+    pub s3: Option<S3Config>,
     /// Whether SVG files are served, rewritten without anything that runs or that fetches. Off: they are 422.
     #[serde(default)]
     pub svg: bool,
 }
 
 impl SourceConfig {
+    /// A folder, with what is usual.
+    pub fn folder(root: PathBuf) -> Self {
+        Self { kind: SourceKind::Fs, root, http: None, s3: None, svg: false }
+    }
+
     /// Whether a catalogue's row may name a whole URL in it.
     pub fn takes_urls(&self) -> bool {
         match self.kind {
-            SourceKind::Fs => false,
+            SourceKind::Fs | SourceKind::S3 => false,
             SourceKind::Http => self.http.as_ref().is_some_and(|http| !http.allow.is_empty()),
         }
     }
@@ -276,6 +284,8 @@ pub enum SourceKind {
     Fs,
     /// A web site.
     Http,
+    /// A bucket in an S3-compatible object store.
+    S3,
 }
 
 /// `[store]`: where renditions are kept.
@@ -285,8 +295,10 @@ pub struct StoreConfig {
     /// Which backend.
     #[serde(deserialize_with = "values::one_of")]
     pub kind: StoreKind,
-    /// The folder that nginx streams from; there is no default.
+    /// `fs`: the folder that nginx streams from; there is no default.
     pub root: PathBuf,
+    /// `s3`: the bucket.
+    pub s3: Option<S3Config>,
     /// Permission bits of stored files; nginx must be able to read them.
     pub file_mode: Mode,
     /// Permission bits of the folders; nginx must be able to enter them.
@@ -308,6 +320,7 @@ impl Default for StoreConfig {
         Self {
             kind: StoreKind::Fs,
             root: PathBuf::new(),
+            s3: None,
             file_mode: Mode(0o644),
             dir_mode: Mode(0o755),
             existence: Existence::Check,
@@ -347,6 +360,8 @@ impl StoreConfig {
 pub enum StoreKind {
     /// A folder.
     Fs,
+    /// A bucket in an S3-compatible object store.
+    S3,
 }
 
 /// `[offload]`: who sends the bytes.
@@ -358,10 +373,13 @@ pub struct OffloadConfig {
     pub mode: OffloadMode,
     /// `accel`: the prefix of nginx's internal location, with a slash at both ends.
     pub internal_prefix: String,
-    /// `redirect`: what a stored path is appended to; a URL or an absolute path, with a slash at its end.
+    /// `redirect`: what a stored path is appended to; a URL or an absolute path, with a slash at its end. With `store.kind = "s3"`
+    /// none is needed: browsers are sent to the store, with a signature that lives for `store.s3.presign_seconds`.
     pub redirect_url: String,
     /// `redirect`: 301, 302 or 307.
     pub redirect_status: u16,
+    /// `accel` with `store.kind = "s3"`: bytes that nginx may keep of what it fetches from the store; 0: none.
+    pub store_cache_max_bytes: Bytes,
     /// `auth_request`: for how long nginx may reuse a verdict, and an open file with it. An expiring link's own end comes
     /// first.
     pub verdict_cache_seconds: u64,
@@ -374,6 +392,7 @@ impl Default for OffloadConfig {
             internal_prefix: "/_renditions/".into(),
             redirect_url: String::new(),
             redirect_status: 302,
+            store_cache_max_bytes: Bytes(1 << 30),
             verdict_cache_seconds: 10,
         }
     }

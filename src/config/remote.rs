@@ -157,6 +157,58 @@ impl Default for S3Config {
     }
 }
 
+impl S3Config {
+    /// The key that requests are signed with.
+    ///
+    /// # Errors
+    /// The system's, for the file that it is in.
+    pub fn secret(&self) -> std::io::Result<Secret> {
+        match (&self.secret_access_key, &self.secret_access_key_file) {
+            (Some(secret), _) => Ok(secret.clone()),
+            (None, Some(file)) => {
+                let text = std::fs::read_to_string(file)?;
+                let text = text.strip_suffix('\n').unwrap_or(&text);
+                Ok(Secret::new(text.strip_suffix('\r').unwrap_or(text).to_owned()))
+            }
+            (None, None) => Ok(Secret::new(String::new())),
+        }
+    }
+
+    /// Whether the store is asked by TLS.
+    pub fn is_https(&self) -> bool {
+        self.endpoint.starts_with("https://")
+    }
+
+    /// Host and port as they are signed, and as `Host` says them: those of the bucket, where it is part of the host's name. A
+    /// port that goes without saying is not said.
+    pub fn host(&self) -> String {
+        let authority = self.endpoint.split_once("://").map_or(self.endpoint.as_str(), |(_, rest)| rest);
+        let usual = if self.is_https() { ":443" } else { ":80" };
+        let authority = authority.strip_suffix(usual).unwrap_or(authority).to_lowercase();
+        match self.path_style {
+            true => authority,
+            false => format!("{}.{authority}", self.bucket),
+        }
+    }
+
+    /// What the bucket's keys are appended to, with a slash between.
+    pub fn bucket_endpoint(&self) -> String {
+        match self.path_style {
+            // The library appends the bucket itself.
+            true => self.endpoint.clone(),
+            false => format!("{}://{}", if self.is_https() { "https" } else { "http" }, self.host()),
+        }
+    }
+
+    /// The path of a request for what is below `prefix`, with a slash at both ends.
+    pub fn path(&self) -> String {
+        match self.path_style {
+            true => format!("/{}/{}", self.bucket, self.prefix),
+            false => format!("/{}", self.prefix),
+        }
+    }
+}
+
 /// `[originals]`: copies of what remote sources have.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]

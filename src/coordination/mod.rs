@@ -8,6 +8,7 @@
 mod files;
 mod lease;
 mod news;
+mod objects;
 mod postgres;
 mod redis;
 mod turn;
@@ -20,13 +21,15 @@ use tokio::sync::broadcast;
 pub use files::LeaseFiles;
 pub use lease::{Claim, Lease, Watch};
 pub use news::{Event, News};
+pub use objects::LeaseObjects;
 pub use postgres::PostgresCoordinator;
 pub use redis::RedisCoordinator;
 pub use turn::{Coordination, Turn};
 
 use crate::{
-    config::{CoordinationConfig, CoordinationKind, Secret, StoreConfig, StoreKind},
+    config::{CoordinationConfig, CoordinationKind, Secret, StoreConfig},
     model::RenditionKey,
+    remote::s3::Bucket,
 };
 
 /// The coordinator is away, or cannot be used.
@@ -66,11 +69,16 @@ pub trait Coordinator: Send + Sync {
 ///
 /// # Errors
 /// When its URL cannot be read or used. Whether anybody answers there is found out later.
-pub fn coordinator(config: &CoordinationConfig, store: &StoreConfig) -> Result<Option<Arc<dyn Coordinator>>, Away> {
+pub fn coordinator(
+    config: &CoordinationConfig,
+    store: &StoreConfig,
+    bucket: Option<&Arc<Bucket>>,
+) -> Result<Option<Arc<dyn Coordinator>>, Away> {
     let lease = Duration::from_secs_f64(config.lease_seconds);
-    Ok(match (config.kind, store.kind) {
+    Ok(match (config.kind, bucket) {
         (CoordinationKind::None, _) => None,
-        (CoordinationKind::Store, StoreKind::Fs) => Some(Arc::new(LeaseFiles::new(&store.root, lease))),
+        (CoordinationKind::Store, None) => Some(Arc::new(LeaseFiles::new(&store.root, lease))),
+        (CoordinationKind::Store, Some(bucket)) => Some(Arc::new(LeaseObjects::new(bucket.clone(), lease))),
         (CoordinationKind::Redis, _) => Some(Arc::new(RedisCoordinator::new(config, &url(config)?)?)),
         (CoordinationKind::Postgres, _) => Some(Arc::new(PostgresCoordinator::new(config, &url(config)?)?)),
     })

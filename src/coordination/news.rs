@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn what_is_told_is_heard_by_the_others() {
         let purged = |images: usize| {
-            let path = MediaPath::parse(&"é/".repeat(20).trim_end_matches('/').to_owned()).unwrap();
+            let path = MediaPath::parse("é/".repeat(20).trim_end_matches('/')).unwrap();
             let locations = vec![SourceRef { source: "media".into(), path }; images];
             Event::Purged { locations, ids: vec![ImageId(7)] }
         };

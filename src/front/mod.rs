@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::config::{AuthMode, Config, ListenAddress, OffloadMode, RouteConfig};
+use crate::config::{AuthMode, Config, ListenAddress, OffloadMode, RouteConfig, StoreConfig, StoreKind};
 
 /// A web server that a config can be printed for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -79,6 +79,17 @@ pub struct ProxyOptions {
 /// that the server does not know.
 pub fn proxy_conf(server: WebServer, config: &Config, options: &ProxyOptions) -> Result<String, ProxyConfError> {
     check_modes(server, config)?;
+    check_store(server, config)?;
+    // Nobody sends files of a store without a folder; the texts that would name it are not printed.
+    let without_folder;
+    let config = match config.store.kind {
+        StoreKind::Fs => config,
+        StoreKind::S3 => {
+            let store = StoreConfig { root: "/nonexistent".into(), ..config.store.clone() };
+            without_folder = Config { store, ..config.clone() };
+            &without_folder
+        }
+    };
     match server {
         WebServer::Nginx => nginx::nginx_conf(config, options),
         WebServer::Apache => apache::apache_conf(config, options),
@@ -99,6 +110,19 @@ fn check_modes(server: WebServer, config: &Config) -> Result<(), ProxyConfError>
         }
     }
     Ok(())
+}
+
+/// Refuses to fetch from an object store by a server other than nginx.
+fn check_store(server: WebServer, config: &Config) -> Result<(), ProxyConfError> {
+    let fetches = routes(config).iter().any(|route| route.mode == OffloadMode::Accel);
+    match config.store.kind {
+        StoreKind::S3 if fetches && server != WebServer::Nginx => {
+            let message =
+                "\"s3\" needs nginx, which fetches what it sends from the store, or offload.mode = \"redirect\"";
+            Err(refused("store.kind", message))
+        }
+        StoreKind::S3 | StoreKind::Fs => Ok(()),
+    }
 }
 
 /// A public location.

@@ -111,7 +111,9 @@ pub async fn serve(
     let verified = prove(app, route, &url, Bearer { headers, target }, request_id).await?;
     let ask = if headers.contains_key(X_SENDIMAGE_AGAIN) { Ask::Disk } else { Ask::Memory };
     // Hot path: nearly every request ends here, after one stat of the source and one of the rendition.
+    let is_as_kept = *method == Method::GET || !app.offload(&route.name).answers_by_method();
     if ask == Ask::Memory
+        && is_as_kept
         && let Some(answer) = hit(app, &verified, headers)
     {
         count_allowed(app, &verified);
@@ -239,6 +241,8 @@ pub(super) async fn hand_over(
         true => None,
         false => Some(disposition(verified, image, stored.format)?),
     };
+    let life = offload.life();
+    let max_age = max_age.min(life.max_age.unwrap_or(Duration::MAX));
     let caching = Caching {
         max_age: if interim { max_age.min(app.interim_max_age()) } else { max_age },
         is_private: verified.is_private(),
@@ -249,9 +253,10 @@ pub(super) async fn hand_over(
     let mut response = offload.respond(&served, method, headers).await?;
     // A place for the id that each answer gets at its end: the table of a copy would have to grow for it.
     response.headers_mut().insert(X_REQUEST_ID, HeaderValue::from_static(""));
-    if how == How::Hit && !again && !interim {
+    let is_kept = how == How::Hit && !again && !interim && (*method == Method::GET || !offload.answers_by_method());
+    if is_kept {
         let image = (verified.image().id(), image);
-        app.solved.keep(verified, negotiable(verified, headers), image, &planned, (caching, &response));
+        app.solved.keep(verified, negotiable(verified, headers), image, &planned, (caching, life, &response));
     }
     let outcome = match how {
         _ if response.status() == StatusCode::NOT_MODIFIED => Outcome::NotModified,

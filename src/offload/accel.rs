@@ -15,10 +15,18 @@ use super::{Body, OffloadError, SENDIMAGE_CACHE_CONTROL, SENDIMAGE_VARY, Served}
 const X_ACCEL_REDIRECT: HeaderName = HeaderName::from_static("x-accel-redirect");
 
 /// The one place that sets the header.
-pub(super) fn respond(internal_prefix: &str, served: &Served) -> Result<Response<Body>, OffloadError> {
+///
+/// With a `query` the internal location passes the request on to an object store. nginx hands the query on as it is.
+pub(super) fn respond(
+    internal_prefix: &str,
+    query: Option<&str>,
+    served: &Served,
+) -> Result<Response<Body>, OffloadError> {
+    let (path, mark, query) = (&served.stored.path, query.map_or("", |_| "?"), query.unwrap_or_default());
+    let target = format!("{internal_prefix}{path}{mark}{query}");
     let mut response = served.empty(StatusCode::OK);
     let headers = response.headers_mut();
-    headers.insert(X_ACCEL_REDIRECT, HeaderValue::try_from(format!("{internal_prefix}{}", served.stored.path))?);
+    headers.insert(X_ACCEL_REDIRECT, HeaderValue::try_from(target)?);
     headers.insert(SENDIMAGE_CACHE_CONTROL, served.caching.control()?);
     if let Some(vary) = served.caching.vary()? {
         headers.insert(SENDIMAGE_VARY, vary);

@@ -6,12 +6,14 @@
 mod accel;
 mod direct;
 mod disposition;
+mod presigned;
 mod redirect;
 mod sendfile;
 mod verdict;
 
 use std::{
     path::PathBuf,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -29,8 +31,10 @@ use tower_http::services::fs::ServeFileSystemResponseBody;
 pub use disposition::{content_disposition, file_name};
 pub use verdict::{NO_VERDICT, verdict};
 
+use self::presigned::Presigner;
 use crate::{
     config::{Config, HeadersConfig, OffloadMode},
+    remote::s3::{Bucket, S3Error},
     store::StoredRendition,
 };
 
@@ -141,11 +145,20 @@ enum By {
         internal_prefix: String,
         /// `auth_request`: for how long nginx may keep a verdict. Its plain requests are those that no verdict settles.
         verdicts: Option<Duration>,
+        /// The store is one that nginx asks for the bytes.
+        presigner: Option<Presigner>,
     },
     /// A redirect to where the store is published.
     Redirect {
         /// What the stored path is appended to.
         url: String,
+        /// 301, 302 or 307.
+        status: hyper::StatusCode,
+    },
+    /// A redirect to the object store.
+    Presigned {
+        /// Signs the addresses.
+        presigner: Presigner,
         /// 301, 302 or 307.
         status: hyper::StatusCode,
     },
@@ -162,18 +175,22 @@ enum By {
 }
 
 impl Offload {
-    /// The backend for a mode.
-    pub fn new(mode: OffloadMode, config: &Config) -> Self {
+    /// The backend for a mode. `bucket` is the store's, where it is in one.
+    pub fn new(mode: OffloadMode, config: &Config, bucket: Option<&Arc<Bucket>>) -> Self {
         let (root, added) = (config.store.root.clone(), ImageHeaders::new(&config.headers));
+        let life = Duration::from_secs(config.store.s3.as_ref().map_or(0, |section| section.presign_seconds));
+        let presigner = bucket.map(|bucket| Presigner::new(bucket.clone(), life));
         let config = &config.offload;
+        let status = hyper::StatusCode::from_u16(config.redirect_status).unwrap_or(hyper::StatusCode::FOUND);
         let by = match mode {
             OffloadMode::Accel | OffloadMode::AuthRequest => By::Accel {
                 internal_prefix: config.internal_prefix.clone(),
                 verdicts: (mode == OffloadMode::AuthRequest).then(|| Duration::from_secs(config.verdict_cache_seconds)),
+                presigner,
             },
-            OffloadMode::Redirect => By::Redirect {
-                url: config.redirect_url.clone(),
-                status: hyper::StatusCode::from_u16(config.redirect_status).unwrap_or(hyper::StatusCode::FOUND),
+            OffloadMode::Redirect => match presigner {
+                Some(presigner) if config.redirect_url.is_empty() => By::Presigned { presigner, status },
+                _ => By::Redirect { url: config.redirect_url.clone(), status },
             },
             OffloadMode::Sendfile => By::Sendfile { root },
             OffloadMode::Direct => By::Direct { root },
@@ -193,7 +210,14 @@ impl Offload {
         headers: &HeaderMap,
     ) -> Result<Response<Body>, OffloadError> {
         match &self.by {
-            By::Accel { internal_prefix, .. } => accel::respond(internal_prefix, served),
+            By::Accel { internal_prefix, presigner, .. } => {
+                let query = match presigner {
+                    Some(presigner) => Some(presigner.query(&served.stored.path).await?),
+                    None => None,
+                };
+                accel::respond(internal_prefix, query.as_deref(), served)
+            }
+            By::Presigned { presigner, status } => presigner.redirect(*status, &self.added, served, method).await,
             By::Redirect { url, status } => redirect::respond(url, *status, &self.added, served),
             By::Sendfile { root } => sendfile::respond(root, &self.added, served),
             By::Direct { root } => direct::respond(root, &self.added, served, method, headers).await,
@@ -210,9 +234,40 @@ impl Offload {
     pub fn verdicts(&self) -> Option<Duration> {
         match self.by {
             By::Accel { verdicts, .. } => verdicts,
-            By::Redirect { .. } | By::Sendfile { .. } | By::Direct { .. } => None,
+            By::Redirect { .. } | By::Presigned { .. } | By::Sendfile { .. } | By::Direct { .. } => None,
         }
     }
+
+    /// How long its answers hold.
+    pub fn life(&self) -> Life {
+        let unbounded = Life { reusable_for: None, max_age: None };
+        match &self.by {
+            By::Accel { presigner: Some(presigner), .. } => {
+                Life { reusable_for: Some(presigner.reusable_for()), ..unbounded }
+            }
+            By::Presigned { presigner, .. } => {
+                let half = Some(presigner.reusable_for());
+                Life { reusable_for: half, max_age: half }
+            }
+            By::Accel { presigner: None, .. } | By::Redirect { .. } | By::Sendfile { .. } | By::Direct { .. } => {
+                unbounded
+            }
+        }
+    }
+
+    /// Whether the answer to a HEAD is another than the one to a GET: each method's address is signed apart.
+    pub fn answers_by_method(&self) -> bool {
+        matches!(self.by, By::Presigned { .. })
+    }
+}
+
+/// How long answers hold that have an address with an end of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// For how long such an answer may be given again.
+    pub reusable_for: Option<Duration>,
+    /// For how long a browser may keep it at most.
+    pub max_age: Option<Duration>,
 }
 
 /// Why a success could not be told.
@@ -227,6 +282,9 @@ pub enum OffloadError {
     /// `direct`: the file cannot be opened.
     #[error("the stored file cannot be opened: {0}")]
     Open(std::io::Error),
+    /// An address in the object store cannot be signed.
+    #[error("an address in the object store cannot be signed: {0}")]
+    Presign(S3Error),
 }
 
 impl Served {

@@ -88,13 +88,7 @@ impl Client {
     /// # Errors
     /// [`RemoteError::Certificates`] for an https URL on a system that trusts nobody.
     pub fn new(fetch: &Fetch) -> Result<Self, RemoteError> {
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(fetch.timeout));
-        let tls = super::tls::client(fetch.url.scheme_str() == Some("https"))?;
-        let connector =
-            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
+        let connector = connector(fetch.url.scheme_str() == Some("https"), fetch.timeout)?;
         let client = PooledClient::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
@@ -128,8 +122,21 @@ impl Client {
     }
 }
 
+/// What connects, by TLS where the URL says so: within this time, and trusting whom the system trusts.
+///
+/// # Errors
+/// [`RemoteError::Certificates`] for https on a system that trusts nobody.
+pub(super) fn connector(is_https: bool, timeout: Duration) -> Result<HttpsConnector<HttpConnector>, RemoteError> {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(timeout));
+    let tls = super::tls::client(is_https)?;
+    Ok(HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp))
+}
+
 /// The last word of a chain of errors: the others only say that there is one.
-pub(super) fn deepest(error: &dyn std::error::Error) -> String {
+pub(crate) fn deepest(error: &dyn std::error::Error) -> String {
     let mut deepest = error;
     while let Some(source) = deepest.source() {
         deepest = source;

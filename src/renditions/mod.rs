@@ -246,9 +246,12 @@ impl Renditions {
         let era = self.era();
         planned.is_of(stat, image)
             && (planned.remembered(self.trust, era).is_some() || {
+                // That it was not found says nothing: some stores cannot tell at once.
                 let found = self.store.find_now(&planned.key);
-                self.note(planned, found, era);
-                found.is_some()
+                found.is_some_and(|bytes| {
+                    self.note(planned, Some(bytes), era);
+                    true
+                })
             })
     }
 
@@ -401,7 +404,18 @@ impl Renditions {
             self.note(planned, Some(bytes), era);
             return Ok(Some(StoredRendition::new(&planned.key, bytes)));
         }
-        let found = self.store.find(&planned.key).await.map_err(|error| self.store_failed(error))?;
+        let found = match self.store.find(&planned.key).await {
+            Ok(found) => found,
+            Err(error) => {
+                let error = self.store_failed(error);
+                // Where memory counts, it counts for longer while the store is away: what nginx keeps of it goes on being served.
+                let once = if self.trust.is_zero() { None } else { planned.remembered(Duration::MAX, era) };
+                return match once.filter(|_| ask == Ask::Memory) {
+                    Some(bytes) => Ok(Some(StoredRendition::new(&planned.key, bytes))),
+                    None => Err(error),
+                };
+            }
+        };
         self.note(planned, found.as_ref().map(|stored| stored.bytes), era);
         Ok(found)
     }

@@ -4,6 +4,7 @@ mod fs;
 mod http;
 mod originals;
 mod remote;
+mod s3;
 
 use std::{fs::File, future::Future, pin::Pin};
 
@@ -13,6 +14,7 @@ pub use fs::FsSource;
 pub use http::HttpBackend;
 pub use originals::Originals;
 pub use remote::{Answer, Backend, Freshness, RemoteSource, Validators};
+pub use s3::S3Source;
 
 use crate::model::{EntityTag, MediaPath, SourceVersion};
 

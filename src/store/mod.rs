@@ -2,6 +2,7 @@
 
 mod fs;
 mod owner;
+mod s3;
 mod sweep;
 
 use std::{fs::File, future::Future, io, pin::Pin, time::SystemTime};
@@ -12,6 +13,7 @@ use thiserror::Error;
 pub(crate) use fs::DRAFTS;
 pub use fs::FsStore;
 pub(crate) use owner::{Lives, Owner};
+pub use s3::S3Store;
 pub(crate) use sweep::LEASE;
 
 use crate::{
@@ -122,7 +124,7 @@ pub trait Store: Send + Sync {
 pub struct StoreError {
     /// What was tried.
     pub action: &'static str,
-    /// The kind, for the metric: an errno's name in lower case, or `other`.
+    /// The kind, for the metric: an errno's name in lower case, `s3_timeout` and the like, or `other`.
     pub kind: &'static str,
     /// The system's words.
     pub message: String,

@@ -20,8 +20,7 @@ use sendimage::{
     },
     app::{self, App},
     config::{
-        AuthMode, Config, Existence, JwtConfig, Secret, SigningKeyConfig, SourceConfig, SourceKind, TokenAlgorithm,
-        TokenKeyConfig,
+        AuthMode, Config, Existence, JwtConfig, Secret, SigningKeyConfig, SourceConfig, TokenAlgorithm, TokenKeyConfig,
     },
     http::serve,
     metrics::Outcome,
@@ -275,9 +274,7 @@ mod hit {
         std::fs::create_dir(root("media")).unwrap();
         std::fs::copy(photo, root("media").join("beach.jpg")).unwrap();
         let mut config = config(1);
-        config
-            .sources
-            .insert("media".into(), SourceConfig { kind: SourceKind::Fs, root: root("media"), http: None, svg: false });
+        config.sources.insert("media".into(), SourceConfig::folder(root("media")));
         config.store.root = root("renditions");
         config.store.existence = existence;
         config.render.workers = 1;

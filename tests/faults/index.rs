@@ -3,22 +3,23 @@
 //! A test of this binary names its own when it begins ([`Row::begin`](crate::report::Row::begin)). This file has the others.
 
 /// Shown elsewhere: where, as a file and a word in it.
-const ELSEWHERE: [(&str, &str, &str); 8] = [
+const ELSEWHERE: [(&str, &str, &str); 10] = [
     ("T16", "tests/suite/http_source.rs", "every_bad_answer_has_its_status_within_its_time_and_nothing_is_stored"),
     ("F18", "tests/suite/http_source.rs", "a_site_that_is_away_is_left_alone_and_found_again"),
     ("T17", "tests/suite/tokens.rs", "every_token_of_the_vectors_has_its_verdict_at_the_service"),
     ("T18", "tests/suite/tokens.rs", "header_cookie_and_query_agree_or_count_for_nothing"),
     ("T19", "tests/suite/tokens.rs", "private_and_public_share_the_bytes_and_not_the_caching"),
     ("T20", "tests/suite/forward.rs", "every_answer_of_the_site_has_its_status"),
+    ("F18", "tests/suite/s3.rs", "every_failure_of_an_original_has_its_status"),
+    ("F19", "tests/suite/s3.rs", "a_put_that_fails_leaves_nothing_to_be_seen"),
     ("T32", "tests/run", "advisories"),
     // Old renditions after their original was replaced or has gone.
     ("T33", "tests/suite/hits.rs", "a_replaced_original_is_seen_at_once_in_every_mode"),
 ];
 
 /// There is nothing yet that they could happen to.
-const NOT_YET: [(&str, &str); 4] = [
+const NOT_YET: [(&str, &str); 3] = [
     ("T34", "no gc; warm and purge are tried in tests/suite/ops.rs"),
-    ("F19", "no S3"),
     ("F34", "no gc; purges under load are tried in tests/suite/ops.rs"),
     ("F39", "no gc --verify; a hit does not look into files"),
 ];

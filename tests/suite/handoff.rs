@@ -25,6 +25,7 @@ use sendimage::{
     config::load,
 };
 
+use crate::buckets::{self, ObjectServer};
 use crate::harness::{Response, SENDIMAGE, Site, exchange, files, has_front, parse, system_path, wait_for};
 
 /// A behaviour's name, and what is asked of a pair that has it.
@@ -51,7 +52,7 @@ const BEHAVIOURS: &[Behaviour] = &[
 ];
 
 macro_rules! pairs {
-    ($($name:ident: $server:literal, $config:literal;)*) => {
+    ($($name:ident: $server:literal, $config:expr;)*) => {
         $(#[test]
         fn $name() {
             behave(stringify!($name), $server, $config);
@@ -61,6 +62,7 @@ macro_rules! pairs {
 
 pairs! {
     nginx_accel: "nginx", "";
+    nginx_accel_of_a_bucket: "nginx", S3;
     nginx_auth_request: "nginx", "mode = \"auth_request\"\nverdict_cache_seconds = 1\n";
     nginx_before_direct: "nginx", "mode = \"direct\"\n";
     nginx_redirect_301: "nginx", "mode = \"redirect\"\nredirect_status = 301\nredirect_url = \"/files/\"\n";
@@ -80,8 +82,11 @@ pairs! {
 
 const HEADERS: &str = "[headers]\naccess_control_allow_origin = \"https://app.example\"\ncross_origin_resource_policy = \"cross-origin\"\n";
 
+/// Renditions in a bucket that nginx fetches from. The store keeps its objects as files where the folder would be.
+const S3: &str = "mode = \"accel\"\nstore_cache_max_bytes = \"1MiB\"\n";
+
 fn behave(name: &str, server: &'static str, offload: &'static str) {
-    if !is_there(server) {
+    if !is_there(server) || (offload == S3 && !buckets::is_there("s3s-fs")) {
         return;
     }
     let pair = Pair::start(server, offload);
@@ -113,11 +118,20 @@ struct Pair {
     judged: bool,
     site: Site,
     between: Arc<Between>,
+    /// Where the renditions are, if not in a folder.
+    _bucket: Option<ObjectServer>,
 }
 
 impl Pair {
     fn start(server: &'static str, offload: &'static str) -> Self {
-        let site = Site::new(&format!("[offload]\n{offload}{HEADERS}")).serve();
+        let config = format!("[offload]\n{offload}{HEADERS}");
+        let site = Site::new(&config);
+        let bucket = (offload == S3).then(|| ObjectServer::start("s3s-fs", site.folder.path(), &["renditions"]));
+        if let Some(server) = &bucket {
+            let lines = buckets::lines(server.port, "renditions", "");
+            site.configure(&format!("[store]\nkind = \"s3\"\n[store.s3]\n{lines}{config}"));
+        }
+        let site = site.serve();
         let between = Between::stand(&site);
         let site = if server.is_empty() { site } else { site.with_front(server, "between.sock") };
         let has = |mode: &str| offload.contains(&format!("mode = \"{mode}\""));
@@ -128,6 +142,7 @@ impl Pair {
             judged: has("auth_request"),
             site,
             between,
+            _bucket: bucket,
         }
     }
 

@@ -3,6 +3,8 @@
 
 mod animations;
 mod browser;
+#[allow(dead_code, reason = "shared with tests/faults, which uses the rest")]
+mod buckets;
 mod catalogues;
 mod cli;
 mod clients;
@@ -31,6 +33,7 @@ mod python;
 mod render_cost;
 mod renders;
 mod renditions;
+mod s3;
 mod servers;
 mod stub;
 mod svg;

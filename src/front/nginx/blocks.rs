@@ -11,6 +11,11 @@ impl Site<'_> {
         let mut text = String::from(HEAD);
         self.upstream_block(&mut text);
         self.verdict_cache(&mut text);
+        let has = |mode| self.routes.iter().any(|route| route.mode == mode);
+        let store = self.object_store.as_ref().filter(|_| has(OffloadMode::Accel));
+        if let Some(store) = store {
+            self.store_upstream(&mut text, store);
+        }
         if self.has_query_tokens() {
             text.push_str(REDACTED_LOG);
         }
@@ -26,7 +31,6 @@ server {{
             server_name = self.server_name,
             tls = self.redacted_log() + if self.config.server.public_url.starts_with("https:") { TLS } else { "" },
         );
-        let has = |mode| self.routes.iter().any(|route| route.mode == mode);
         let verdicts = has(OffloadMode::AuthRequest);
         let accel = has(OffloadMode::Accel) || verdicts;
         for (number, route) in self.routes.iter().enumerate() {
@@ -39,7 +43,10 @@ server {{
             self.verdict_locations(&mut text);
         }
         if accel {
-            self.internal_location(&mut text);
+            match store {
+                Some(store) => self.store_location(&mut text, store),
+                None => self.internal_location(&mut text),
+            }
             self.again_location(&mut text);
         }
         if let Some(prefix) = &self.published {
@@ -78,6 +85,7 @@ server {{
         let mut public = String::new();
         let prefix = &route.prefix;
         let hands_over = match route.mode {
+            OffloadMode::Accel if self.object_store.is_some() => "nginx fetches the file from the store",
             OffloadMode::Accel | OffloadMode::AuthRequest | OffloadMode::Sendfile => "nginx streams the file",
             OffloadMode::Redirect => "the browser is sent to the file",
             OffloadMode::Direct => "sendimage sends the bytes itself",

@@ -5,10 +5,12 @@
 //! told to keep. The comments in the printed file say which line prevents what.
 
 mod blocks;
+mod store;
 mod values;
 
 use std::fmt::Write as _;
 
+use self::store::ObjectStore;
 use self::values::{folder, plain, quoted, quoted_path, upstream};
 use super::{ProxyConfError, ProxyOptions, PublicRoute, any_auth, client_header, public_address};
 use crate::config::Config;
@@ -32,6 +34,8 @@ struct Site<'a> {
     listen: String,
     server_name: String,
     store_root: String,
+    /// The object store, where renditions are in one.
+    object_store: Option<ObjectStore>,
     /// Files that nginx may keep open.
     open_files_max: usize,
     /// `auth_request`: where nginx keeps verdicts.
@@ -52,12 +56,17 @@ impl<'a> Site<'a> {
         let upstreams = super::upstreams(config, options);
         let routes = super::routes(config);
         let published = super::published(config, &routes)?;
+        let object_store = ObjectStore::new(config, options)?;
         Ok(Self {
             config,
             upstreams: upstreams.iter().map(upstream).collect::<Result<_, _>>()?,
             listen: plain("--listen", options.listen.as_deref().unwrap_or(&port))?,
             server_name: plain("server.public_url", &host)?,
-            store_root: folder("store.root", &config.store.root)?,
+            store_root: match &object_store {
+                Some(_) => String::new(),
+                None => folder("store.root", &config.store.root)?,
+            },
+            object_store,
             // A whole file sets worker_rlimit_nofile; elsewhere a worker may have no more than 1024 descriptors.
             open_files_max: if options.whole { 10_000 } else { 256 },
             verdict_folder: match &options.directory {

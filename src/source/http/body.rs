@@ -14,6 +14,7 @@ use url::Url;
 use super::{Trouble, about};
 use crate::{
     model::ImageFormat,
+    remote::deepest,
     source::{Originals, SourceError},
 };
 
@@ -121,12 +122,4 @@ pub async fn receive(mut body: Incoming, file: File, bounds: Bounds, with_digest
     file.rewind().await.map_err(BodyError::Disk)?;
     let digest = digest.map(|digest| digest.finalize().into());
     Ok(Received { file: file.into_std().await, bytes, digest })
-}
-
-fn deepest(error: &dyn std::error::Error) -> String {
-    let mut deepest = error;
-    while let Some(source) = deepest.source() {
-        deepest = source;
-    }
-    deepest.to_string()
 }

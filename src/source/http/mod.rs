@@ -241,7 +241,7 @@ impl HttpBackend {
             let validators = validators(&head.headers);
             let received = receive(body, copy, self.bounds, !has_some(&validators)).await;
             let received = received.map_err(|error| error.about(url, &self.originals))?;
-            Ok((version(&validators, &received), validators, received.file))
+            Ok::<_, Trouble>((version(&validators, &received), validators, received.file))
         };
         match taken.await {
             Ok((stat, validators, file)) => {
@@ -249,12 +249,11 @@ impl HttpBackend {
                 Ok(Found::Version(stat, validators, file))
             }
             Err(trouble) => {
-                let is_down = Trouble::is_passing(&trouble);
-                if is_down {
-                    turn.failed()
+                if trouble.is_passing {
+                    turn.failed();
                 } else {
-                    turn.succeeded()
-                };
+                    turn.succeeded();
+                }
                 Err(trouble)
             }
         }
@@ -281,12 +280,6 @@ impl HttpBackend {
             return Err(Trouble::lasting(SourceError::TooLong(self.bounds.max_bytes)));
         }
         Ok(())
-    }
-}
-
-impl Trouble {
-    fn is_passing(&self) -> bool {
-        self.is_passing
     }
 }
 

@@ -13,7 +13,7 @@ fuzz_target!(|texts: (&str, &str)| {
     }
     let Ok(pattern) = pattern.parse::<UrlPattern>() else { return };
     let spelt = pattern.to_string();
-    assert_eq!(spelt.parse().as_ref(), Ok(&pattern), "{spelt:?}");
+    assert_eq!(spelt.parse::<UrlPattern>().as_ref(), Ok(&pattern), "{spelt:?}");
     let Ok(url) = RemoteUrl::parse(text) else { return };
     assert_eq!(RemoteUrl::of(url.path()).as_ref(), Ok(&url), "{text:?}");
     if pattern.admits(url.url()) {

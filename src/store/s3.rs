@@ -1,0 +1,193 @@
+//! Renditions in an S3-compatible object store: a local file without a name, then one PUT.
+//!
+//! An object is there whole or not at all, so nobody meets half an image; a PUT that fails leaves nothing to be seen. There are
+//! no multipart uploads: nothing is left behind of one that breaks off, and nothing has to be swept.
+
+use std::{fs::File, io, os::unix::fs::FileExt as _, path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use rustix::fs::{Mode, OFlags};
+
+use super::{Draft, Pending, Removed, SourceRecord, Store, StoreError, StoredRendition};
+use crate::{
+    model::{RenditionKey, SourceKey, key::LAYOUT},
+    remote::s3::{self, Bucket, Creation, S3Error},
+};
+
+/// The record of a source image, beside its renditions.
+const RECORD: &str = ".source.json";
+/// Longest record read. Records are some 300 bytes.
+const RECORD_BYTES: u64 = 16 << 10;
+
+/// A store in a bucket.
+pub struct S3Store {
+    bucket: Arc<Bucket>,
+    /// Where renditions are written to before they are put: a folder of this machine.
+    drafts: PathBuf,
+}
+
+impl S3Store {
+    /// The renditions of a bucket; on their way there they are in files without names in a local folder.
+    pub fn new(bucket: Arc<Bucket>, drafts: PathBuf) -> Self {
+        Self { bucket, drafts }
+    }
+
+    /// Creates a small object unless there is one: what leases are made of. [`Creation::Unsupported`] where the store
+    /// overwrites whatever is asked, which is found out once.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn put_if_absent(&self, key: &str, bytes: Bytes) -> Result<Creation, StoreError> {
+        self.bucket.put_if_absent(key, bytes).await.map_err(|error| failed("create an object", &error))
+    }
+
+    async fn look(&self, key: &RenditionKey) -> Result<Option<StoredRendition>, StoreError> {
+        let found = self.bucket.head(key.path()).await.map_err(|error| failed("look up a rendition", &error))?;
+        // An empty object is none of ours.
+        Ok(found.filter(|object| object.bytes > 0).map(|object| StoredRendition::new(key, object.bytes)))
+    }
+
+    fn begin(&self, key: &RenditionKey) -> Result<Box<dyn Draft>, StoreError> {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&self.drafts, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|error| StoreError::new("make a file in originals.root", &error.into()))?;
+        Ok(Box::new(S3Draft { file: file.into(), key: key.clone(), bucket: self.bucket.clone() }))
+    }
+
+    async fn recorded(&self, source: &SourceKey) -> Result<Option<SourceRecord>, StoreError> {
+        let read = self.bucket.read(&record_key(source), RECORD_BYTES).await;
+        let text = read.map_err(|error| failed("read a record", &error))?;
+        Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
+    }
+
+    async fn take_away(&self, source: &SourceKey) -> Result<Removed, StoreError> {
+        let listed = self.bucket.list(&source.directory()).await;
+        let listed = listed.map_err(|error| failed("list a source image's objects", &error))?;
+        let keys: Vec<String> = listed.iter().map(|(key, _)| key.clone()).collect();
+        self.bucket.delete_all(&keys).await.map_err(|error| failed("remove objects", &error))?;
+        // What begins with a dot, the record, is no rendition.
+        let is_rendition = |key: &str| !key.rsplit('/').next().unwrap_or(key).starts_with('.');
+        let renditions = listed.iter().filter(|(key, _)| is_rendition(key));
+        Ok(renditions.fold(Removed::default(), |all, (_, bytes)| all + Removed { files: 1, bytes: *bytes }))
+    }
+
+    async fn try_out(&self) -> Result<String, StoreError> {
+        let key = format!("{LAYOUT}/.tmp-probe-{}", s3::unique());
+        let said = Bytes::from_static(b"sendimage was here");
+        let put = self.bucket.put(&key, said.clone(), "text/plain").await;
+        put.map_err(|error| self.here("put an object", &error))?;
+        let read = self.bucket.read(&key, RECORD_BYTES).await;
+        // Removed whether it could be read or not.
+        let removed = self.bucket.delete(&key).await;
+        let read = read.map_err(|error| self.here("get an object", &error))?;
+        removed.map_err(|error| self.here("delete an object", &error))?;
+        if read.as_ref() != Some(&said) {
+            return Err(StoreError::new("get what it has just put", &io::Error::other(self.bucket.to_string())));
+        }
+        let creates = self.bucket.creates_only(&key).await.map_err(|error| self.here("create an object", &error))?;
+        let leases = match creates {
+            true => "creates only what is not there",
+            false => "overwrites what is there though asked not to, so it cannot keep leases",
+        };
+        Ok(format!("{} takes, gives and deletes objects; it {leases}", self.bucket))
+    }
+
+    /// A failure with the bucket's name, for whoever looks for the cause.
+    fn here(&self, action: &'static str, error: &S3Error) -> StoreError {
+        let message = format!("{}: {error}", self.bucket);
+        StoreError { message, ..failed(action, error) }
+    }
+}
+
+fn record_key(source: &SourceKey) -> String {
+    format!("{}/{RECORD}", source.directory())
+}
+
+fn failed(action: &'static str, error: &S3Error) -> StoreError {
+    StoreError { action, kind: error.kind.label(), message: error.to_string() }
+}
+
+struct S3Draft {
+    file: File,
+    key: RenditionKey,
+    bucket: Arc<Bucket>,
+}
+
+impl S3Draft {
+    async fn put(self) -> Result<StoredRendition, StoreError> {
+        let Self { file, key, bucket } = self;
+        let bytes = blocking(move || whole(&file)).await?;
+        if bytes.is_empty() {
+            let error = io::Error::other("the rendition has no bytes");
+            return Err(StoreError::new("publish an empty file", &error));
+        }
+        let length = bytes.len() as u64;
+        let put = bucket.put(key.path(), bytes, key.format().media_type()).await;
+        put.map_err(|error| failed("put a rendition", &error))?;
+        Ok(StoredRendition::new(&key, length))
+    }
+}
+
+/// All bytes of a file, wherever its offset is: the worker that wrote them shares it.
+fn whole(file: &File) -> Result<Bytes, StoreError> {
+    let read = || {
+        let mut bytes = vec![0; usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?];
+        file.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes.into())
+    };
+    read().map_err(|error| StoreError::new("read a finished file", &error))
+}
+
+/// Runs a blocking call on the blocking pool.
+async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let called = tokio::task::spawn_blocking(call).await;
+    called.unwrap_or_else(|error| Err(StoreError::new("end a call", &io::Error::other(error))))
+}
+
+impl Draft for S3Draft {
+    fn file(&self) -> &File {
+        &self.file
+    }
+
+    fn publish(self: Box<Self>) -> Pending<'static, StoredRendition> {
+        Box::pin(self.put())
+    }
+}
+
+impl Store for S3Store {
+    fn find<'a>(&'a self, key: &'a RenditionKey) -> Pending<'a, Option<StoredRendition>> {
+        Box::pin(self.look(key))
+    }
+
+    fn draft<'a>(&'a self, key: &'a RenditionKey) -> Pending<'a, Box<dyn Draft>> {
+        Box::pin(std::future::ready(self.begin(key)))
+    }
+
+    fn record<'a>(&'a self, source: &'a SourceKey) -> Pending<'a, Option<SourceRecord>> {
+        Box::pin(self.recorded(source))
+    }
+
+    fn remember<'a>(&'a self, source: &'a SourceKey, record: &'a SourceRecord) -> Pending<'a, ()> {
+        Box::pin(async move {
+            let text = serde_json::to_vec(record)
+                .map_err(|error| StoreError::new("write a record", &io::Error::other(error)))?;
+            let put = self.bucket.put(&record_key(source), text.into(), "application/json").await;
+            put.map_err(|error| failed("write a record", &error))
+        })
+    }
+
+    fn remove<'a>(&'a self, source: &'a SourceKey) -> Pending<'a, Removed> {
+        Box::pin(self.take_away(source))
+    }
+
+    fn probe(&self) -> Pending<'_, String> {
+        Box::pin(self.try_out())
+    }
+
+    /// Nothing has a name before it is whole.
+    fn sweep(&self) -> Pending<'_, u64> {
+        Box::pin(std::future::ready(Ok(0)))
+    }
+}
