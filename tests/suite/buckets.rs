@@ -48,18 +48,28 @@ fn program(kind: &str) -> Option<PathBuf> {
     folders.find_map(|folder| Some(folder.join(kind)).filter(|file| file.is_file()))
 }
 
+/// Where stores are, but for those of a cluster.
+const LOOPBACK: &str = "127.0.0.1";
+
 /// A running store.
 pub struct ObjectServer {
     kind: &'static str,
     folder: PathBuf,
     child: Option<Child>,
+    address: String,
     pub port: u16,
 }
 
 impl ObjectServer {
     /// A store with these buckets. s3s-fs keeps a bucket's objects as files in a folder of its name.
     pub fn start(kind: &'static str, folder: &Path, buckets: &[&str]) -> Self {
-        let mut server = Self { kind, folder: folder.to_owned(), child: None, port: free_port() };
+        Self::start_at(kind, folder, buckets, LOOPBACK)
+    }
+
+    /// The same at an address of this machine.
+    pub fn start_at(kind: &'static str, folder: &Path, buckets: &[&str], address: &str) -> Self {
+        let address = address.to_owned();
+        let mut server = Self { kind, folder: folder.to_owned(), child: None, address, port: free_port() };
         if kind == "garage" {
             let secret = SECRET;
             let (rpc, port) = (free_port(), server.port);
@@ -69,7 +79,8 @@ impl ObjectServer {
                     "metadata_dir = \"{dir}/garage-meta\"\ndata_dir = \"{dir}/garage-data\"\ndb_engine = \"sqlite\"\n\
                      replication_factor = 1\nrpc_bind_addr = \"127.0.0.1:{rpc}\"\nrpc_public_addr = \"127.0.0.1:{rpc}\"\n\
                      rpc_secret = \"{secret}\"\n[s3_api]\ns3_region = \"us-east-1\"\n\
-                     api_bind_addr = \"127.0.0.1:{port}\"\n",
+                     api_bind_addr = \"{address}:{port}\"\n",
+                    address = server.address,
                     dir = folder.display()
                 ),
             )
@@ -100,7 +111,16 @@ impl ObjectServer {
         match self.kind {
             "s3s-fs" => {
                 let port = self.port.to_string();
-                command.args(["--host", "127.0.0.1", "--port", &port, "--access-key", KEY_ID, "--secret-key", SECRET]);
+                command.args([
+                    "--host",
+                    &self.address,
+                    "--port",
+                    &port,
+                    "--access-key",
+                    KEY_ID,
+                    "--secret-key",
+                    SECRET,
+                ]);
                 command.arg(&self.folder).env("RUST_LOG", "error");
             }
             _ => {
@@ -110,8 +130,7 @@ impl ObjectServer {
         let log = std::fs::File::create(self.folder.join("store.log")).unwrap();
         let copy = log.try_clone().unwrap();
         self.child = Some(command.stdin(Stdio::null()).stdout(log).stderr(copy).spawn().unwrap());
-        let port = self.port;
-        wait_for(Duration::from_secs(20), || TcpStream::connect(("127.0.0.1", port)).is_ok())
+        wait_for(Duration::from_secs(20), || TcpStream::connect((&*self.address, self.port)).is_ok())
             .unwrap_or_else(|()| panic!("{}", std::fs::read_to_string(self.folder.join("store.log")).unwrap()));
     }
 
@@ -155,8 +174,13 @@ impl Drop for ObjectServer {
 
 /// The lines of a bucket's table.
 pub fn lines(port: u16, bucket: &str, more: &str) -> String {
+    lines_at(LOOPBACK, port, bucket, more)
+}
+
+/// The same for a store elsewhere.
+pub fn lines_at(address: &str, port: u16, bucket: &str, more: &str) -> String {
     format!(
-        "endpoint = \"http://127.0.0.1:{port}\"\nbucket = \"{bucket}\"\naccess_key_id = \"{KEY_ID}\"\n\
+        "endpoint = \"http://{address}:{port}\"\nbucket = \"{bucket}\"\naccess_key_id = \"{KEY_ID}\"\n\
          secret_access_key = \"{SECRET}\"\n{more}"
     )
 }
@@ -169,8 +193,13 @@ pub struct Hands {
 
 impl Hands {
     pub fn new(port: u16, bucket: &str) -> Self {
+        Self::at(LOOPBACK, port, bucket)
+    }
+
+    /// The same for a store elsewhere.
+    pub fn at(address: &str, port: u16, bucket: &str) -> Self {
         let config = S3Config {
-            endpoint: format!("http://127.0.0.1:{port}"),
+            endpoint: format!("http://{address}:{port}"),
             bucket: bucket.into(),
             access_key_id: KEY_ID.into(),
             secret_access_key: Some(Secret::new(SECRET.into())),

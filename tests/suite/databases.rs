@@ -61,15 +61,27 @@ fn find(program: &str) -> Option<PathBuf> {
 pub struct Server {
     pub kind: Kind,
     pub port: u16,
+    address: String,
+    sessions: usize,
     folder: TempDir,
     child: Option<Child>,
 }
 
+/// Where servers are, but for those of a cluster.
+const LOOPBACK: &str = "127.0.0.1";
+
 impl Server {
     /// Makes one, and starts it.
     pub fn new(kind: Kind) -> Self {
+        // Four for everybody, and one for who administers it.
+        Self::at(kind, LOOPBACK, 5)
+    }
+
+    /// Makes one at an address of this machine, for so many sessions at once, and starts it.
+    pub fn at(kind: Kind, address: &str, sessions: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut server = Self { kind, port: free_port(), folder, child: None };
+        let address = address.to_owned();
+        let mut server = Self { kind, port: free_port(), address, sessions, folder, child: None };
         if rustix::process::geteuid().is_root() {
             std::os::unix::fs::chown(server.folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
         }
@@ -90,6 +102,9 @@ impl Server {
                 ]);
                 initdb.arg(server.path("data")).arg("--pwfile").arg(server.path("password"));
                 server.run(initdb);
+                let rules = server.path("data/pg_hba.conf");
+                let known = std::fs::read_to_string(&rules).unwrap();
+                std::fs::write(&rules, format!("{known}host all all samenet scram-sha-256\n")).unwrap();
             }
             Kind::MariaDb => {
                 let mut install = Command::new(find("mariadb-install-db").unwrap());
@@ -154,9 +169,8 @@ impl Server {
                 for setting in [
                     &format!("port={}", self.port),
                     &sockets,
-                    "listen_addresses=127.0.0.1",
-                    // Four for everybody, and one for who administers it.
-                    "max_connections=5",
+                    &format!("listen_addresses={}", self.address),
+                    &format!("max_connections={}", self.sessions),
                     "superuser_reserved_connections=1",
                     "max_wal_senders=0",
                     "fsync=off",
@@ -243,7 +257,7 @@ impl Server {
             Kind::Postgres => "postgres",
             Kind::MariaDb => "mysql",
         };
-        format!("{scheme}://site:{PASSWORD}@127.0.0.1:{port}/site")
+        format!("{scheme}://site:{PASSWORD}@{}:{port}/site", self.address)
     }
 
     /// The same by the server's unix socket.
@@ -259,7 +273,7 @@ impl Server {
 
     fn admin_url(&self, database: &str) -> String {
         match self.kind {
-            Kind::Postgres => format!("postgres://admin:{PASSWORD}@127.0.0.1:{}/{database}", self.port),
+            Kind::Postgres => format!("postgres://admin:{PASSWORD}@{}:{}/{database}", self.address, self.port),
             Kind::MariaDb => {
                 format!("mysql://root@localhost/{database}?socket={}", self.path("socket").display())
             }

@@ -55,6 +55,12 @@ impl Gate {
         Some(ask(stream, &request("GET", target, "")))
     }
 
+    /// What asks it from another thread.
+    pub fn asker(&self) -> impl Fn(&str) -> Response + Send + 'static {
+        let socket = self.socket.clone();
+        move |target| ask(UnixStream::connect(&socket).unwrap(), &request("GET", target, ""))
+    }
+
     pub fn ops(&self, method: &str, target: &str, body: &str) -> Option<Response> {
         let headers = format!(
             "Authorization: Bearer {OPS_TOKEN}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",

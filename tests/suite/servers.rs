@@ -10,7 +10,10 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::harness::{free_port, system_path, wait_for};
+use crate::{
+    databases,
+    harness::{free_port, system_path, wait_for},
+};
 
 /// A server process that a test may do anything to.
 pub trait Server {
@@ -30,6 +33,7 @@ pub trait Server {
 pub fn start(name: &str) -> Option<Box<dyn Server>> {
     match name {
         "redis" => Redis::new().map(|server| Box::new(server) as Box<dyn Server>),
+        "postgres" => Postgres::new().map(|server| Box::new(server) as Box<dyn Server>),
         _ => None,
     }
 }
@@ -41,6 +45,38 @@ pub fn has(program: &str) -> bool {
 
 fn signal(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+/// Postgres, by the catalogues' own server.
+struct Postgres(Mutex<databases::Server>);
+
+impl Postgres {
+    fn new() -> Option<Self> {
+        let kind = databases::Kind::Postgres;
+        kind.is_installed().then(|| Self(Mutex::new(databases::Server::at(kind, "127.0.0.1", 20))))
+    }
+}
+
+impl Server for Postgres {
+    fn url(&self) -> String {
+        self.0.lock().unwrap().url()
+    }
+
+    fn start(&self) {
+        self.0.lock().unwrap().start();
+    }
+
+    fn stop(&self) {
+        self.0.lock().unwrap().kill();
+    }
+
+    fn pause(&self) {
+        self.0.lock().unwrap().freeze();
+    }
+
+    fn resume(&self) {
+        self.0.lock().unwrap().thaw();
+    }
 }
 
 struct Redis {
