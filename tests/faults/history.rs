@@ -33,7 +33,7 @@ const CLIENTS: usize = 6;
 /// Between two writes of one file: the tick of the clock that dates files, twice.
 const TICK: Duration = Duration::from_millis(25);
 
-type Colour = [u8; 3];
+pub type Colour = [u8; 3];
 
 /// A version of an image, and when it was put in place: current from then on, until the next one is.
 struct Version {
@@ -68,7 +68,8 @@ struct History {
     operations: AtomicUsize,
 }
 
-fn png(colour: Colour) -> Vec<u8> {
+/// A picture of one colour.
+pub fn png(colour: Colour) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, 40, 30);
     encoder.set_color(png::ColorType::Rgb);
@@ -76,7 +77,8 @@ fn png(colour: Colour) -> Vec<u8> {
     bytes
 }
 
-fn colour_of(bytes: &[u8]) -> Colour {
+/// Its colour.
+pub fn colour_of(bytes: &[u8]) -> Colour {
     let mut decoder = png::Decoder::new(Cursor::new(bytes));
     decoder.set_transformations(png::Transformations::EXPAND);
     let mut reader = decoder.read_info().unwrap();

@@ -8,9 +8,13 @@
 
 mod bomb_files;
 mod bombs;
+#[allow(dead_code, reason = "shared with the suite, which uses the rest")]
+#[path = "../suite/buckets.rs"]
+mod buckets;
 mod calls;
 mod catalogue;
 mod client;
+mod cluster;
 mod crash;
 #[allow(dead_code, reason = "shared with the suite, which uses the rest")]
 #[path = "../suite/databases.rs"]
@@ -27,6 +31,7 @@ mod gate;
 mod harness;
 mod hijack;
 mod history;
+mod hosts;
 mod index;
 mod leaks;
 mod life_cycle;
