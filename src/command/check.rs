@@ -92,6 +92,7 @@ async fn parts(config: &Config) -> Result<Vec<Finding>, CommandError> {
         findings.push(Finding { part: format!("source {name}"), result: part });
     }
     findings.push(Finding { part: "store".into(), result: readiness.store });
+    findings.push(Finding { part: "coordination".into(), result: readiness.coordination });
     for (name, part) in watermarks {
         findings.push(Finding { part: format!("watermark {name}"), result: part });
     }

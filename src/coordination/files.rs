@@ -219,7 +219,7 @@ mod tests {
     async fn claim(leases: &LeaseFiles, watch: &mut Watch) -> Option<Lease> {
         match leases.claim(&key("x"), watch).await.unwrap() {
             Claim::Mine(lease) => Some(lease),
-            Claim::Theirs => None,
+            Claim::Theirs | Claim::Nobodys => None,
         }
     }
 

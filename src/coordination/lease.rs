@@ -10,6 +10,8 @@ pub enum Claim {
     Mine(Lease),
     /// Another one does.
     Theirs,
+    /// There can be no leases here: each gate makes it for itself.
+    Nobodys,
 }
 
 /// A lease that this gate holds. Its signs of life end with it.

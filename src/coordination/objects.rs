@@ -46,6 +46,16 @@ impl LeaseObjects {
     }
 }
 
+/// What a claim finds.
+enum Found {
+    /// A lease that is ours now, with this mark.
+    Ours { mark: String, taken_over: bool },
+    /// Somebody else's, who lives.
+    Theirs,
+    /// A store that overwrites what it is asked to create.
+    Impossible,
+}
+
 /// What a lease says: whose it is, and which beat of the heart.
 fn text(mark: &str, beat: u64) -> Bytes {
     format!("{mark} {beat}").into()
@@ -63,25 +73,20 @@ impl Inner {
         format!("{LAYOUT}/{DRAFTS}/{LEASE}{name}")
     }
 
-    /// The mark of a lease that is ours now, and whether it was taken from a dead holder.
-    async fn claim(&self, key: &str, watch: &mut Watch) -> Result<Option<(String, bool)>, Away> {
+    async fn claim(&self, key: &str, watch: &mut Watch) -> Result<Found, Away> {
         let mark = self.owner.mark(self.counter.fetch_add(1, Ordering::Relaxed));
         let mut taken_over = false;
         loop {
             match self.bucket.put_if_absent(key, text(&mark, 0)).await.map_err(Away::new)? {
-                Creation::Created => return Ok(Some((mark, taken_over))),
+                Creation::Created => return Ok(Found::Ours { mark, taken_over }),
                 Creation::Exists => {}
-                Creation::Unsupported => {
-                    let problem = "the store overwrites what it is asked to create: coordination.kind = \"redis\" or \"postgres\" \
-                                   makes one gate render";
-                    return Err(Away(problem.into()));
-                }
+                Creation::Unsupported => return Ok(Found::Impossible),
             }
             let held = self.bucket.read(key, LEASE_BYTES).await.map_err(Away::new)?;
             let Some(sign) = held.map(|held| sign(&held)) else { continue };
             let is_dead = self.owner.is_gone(&sign.0, &mut Lives::new());
             if !is_dead && watch.unchanged_since(sign).elapsed() < self.abandoned_after {
-                return Ok(None);
+                return Ok(Found::Theirs);
             }
             self.bucket.delete(key).await.map_err(Away::new)?;
             taken_over = true;
@@ -102,7 +107,11 @@ impl Coordinator for LeaseObjects {
     fn claim<'a>(&'a self, key: &'a RenditionKey, watch: &'a mut Watch) -> Pending<'a, Claim> {
         Box::pin(async move {
             let key = Inner::key(key);
-            let Some((mark, taken_over)) = self.inner.claim(&key, watch).await? else { return Ok(Claim::Theirs) };
+            let (mark, taken_over) = match self.inner.claim(&key, watch).await? {
+                Found::Ours { mark, taken_over } => (mark, taken_over),
+                Found::Theirs => return Ok(Claim::Theirs),
+                Found::Impossible => return Ok(Claim::Nobodys),
+            };
             let (inner, at, of) = (self.inner.clone(), key.clone(), mark.clone());
             let heartbeat = async move {
                 for beat in 1.. {
@@ -123,8 +132,11 @@ impl Coordinator for LeaseObjects {
         Box::pin(async {
             match self.inner.bucket.creates_only(LAYOUT).await.map_err(Away::new)? {
                 true => Ok("by lease objects in the store".to_owned()),
+                // All that one gate alone needs; several do the same work twice.
                 false => {
-                    Err(Away("the store overwrites what it is asked to create: each gate renders for itself".into()))
+                    Ok("none: the store overwrites what it is asked to create, so that each gate renders for itself; \
+                             several agree with coordination.kind = \"redis\" or \"postgres\""
+                        .to_owned())
                 }
             }
         })

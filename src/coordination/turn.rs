@@ -84,6 +84,10 @@ impl Coordination {
                     };
                 }
                 Ok(Some(Claim::Theirs)) => {}
+                Ok(Some(Claim::Nobodys)) => {
+                    self.metrics.lease("alone");
+                    return Ok(Turn::Make(None));
+                }
                 Err(away) => {
                     self.metrics.lease("alone");
                     tracing::warn!(reason = %away, "rendering without asking the other gates");

@@ -121,6 +121,8 @@ fn originals_and_renditions_are_where_no_folder_is() {
         let says = String::from_utf8_lossy(&checked.stdout).into_owned();
         assert!(checked.status.success() && says.contains("takes, gives and deletes objects"), "{says}");
         assert_eq!(says.contains("creates only what is not there"), kind == "s3s-fs", "{says}");
+        assert_eq!(says.contains("by lease objects in the store"), kind == "s3s-fs", "{says}");
+        assert_eq!(says.contains("each gate renders for itself"), kind == "garage", "{says}");
         assert_eq!(far.renditions.run(far.renditions.bucket.list("pictures")).unwrap(), [], "trials are removed");
     }
 }

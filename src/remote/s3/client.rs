@@ -26,7 +26,7 @@ use object_store::{
 };
 use thiserror::Error;
 
-use super::super::http::{RemoteError, connector};
+use super::super::http::{RemoteError, connector, deepest};
 
 /// An idle connection is kept for so long.
 const IDLE: Duration = Duration::from_secs(20);
@@ -102,11 +102,7 @@ impl Client {
 
 fn no_answer(error: ClientError) -> HttpError {
     let kind = if error.is_connect() { HttpErrorKind::Connect } else { HttpErrorKind::Interrupted };
-    let mut deepest: &dyn std::error::Error = &error;
-    while let Some(source) = deepest.source() {
-        deepest = source;
-    }
-    HttpError::new(kind, NoAnswer::Broken(deepest.to_string()))
+    HttpError::new(kind, NoAnswer::Broken(deepest(&error)))
 }
 
 /// What a failure is, and whether it is worth another attempt: the kind says so to `object_store`.
