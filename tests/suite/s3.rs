@@ -285,6 +285,8 @@ fn a_wrong_key_is_said_plainly_and_nothing_else_is() {
             far.site.start_as(command);
             let refused = far.site.gate("GET", &good, "");
             assert_eq!(refused.status, status, "{}", far.site.log());
+            // The log is written behind the answers.
+            let _ = wait_for(Duration::from_secs(5), || far.site.log().contains("403 Forbidden"));
             let log = far.site.log();
             assert!(log.contains("403 Forbidden"), "{log}");
             for text in [&says, &log, &refused.text(), &far.site.ops("/metrics").unwrap().text()] {
