@@ -34,8 +34,9 @@ impl Lease {
         Self { heartbeat, release: Some(Box::pin(release)), taken_over }
     }
 
-    /// Gives it back: whoever waits need not wait for the end of its signs of life.
-    pub async fn release(mut self) {
+    /// Gives it back, and returns when that is done.
+    #[cfg(test)]
+    pub(super) async fn release(mut self) {
         self.stop();
         if let Some(release) = self.release.take() {
             release.await;
@@ -63,7 +64,8 @@ impl Lease {
 }
 
 impl Drop for Lease {
-    /// A render that panicked gives it back all the same.
+    /// Gives it back, behind whoever drops it: others need not wait for the end of its signs of life. A render that panicked gives
+    /// it back all the same.
     fn drop(&mut self) {
         self.stop();
         if let (Some(release), Ok(runtime)) = (self.release.take(), tokio::runtime::Handle::try_current()) {

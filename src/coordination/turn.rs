@@ -41,6 +41,12 @@ pub enum Turn<T> {
     GivenUp,
 }
 
+/// A turn of this gate's own: under a lease where there are such, and what the metric calls it.
+struct Own {
+    lease: Option<Lease>,
+    outcome: Option<&'static str>,
+}
+
 impl Coordination {
     /// Agreement by a coordinator; without one each gate goes alone.
     pub fn new(by: Option<Arc<dyn Coordinator>>, metrics: Arc<Metrics>) -> Self {
@@ -66,37 +72,21 @@ impl Coordination {
         let mut news = self.by.as_ref().and_then(|by| by.news());
         let (mut pause, longest) = PAUSES;
         loop {
-            match self.claim(key, &mut watch).await {
-                Ok(None) => return Ok(Turn::Make(None)),
-                Ok(Some(Claim::Mine(lease))) => {
-                    // Between this request's look and its lease another gate may have had one, and given it back.
-                    let found = look().await;
-                    return match found {
-                        Ok(None) => {
-                            self.metrics.lease(if lease.taken_over { "taken_over" } else { "led" });
-                            Ok(Turn::Make(Some(lease)))
-                        }
-                        found => {
-                            lease.release().await;
-                            self.metrics.lease("waited");
-                            found.map(|found| found.map_or(Turn::Late, Turn::Made))
-                        }
-                    };
+            let claimed = self.claim(key, &mut watch).await;
+            // Between this request's look and its turn another gate may have had one; and while it has, it may be done.
+            match (look().await, claimed) {
+                (Ok(None), Some(turn)) => {
+                    if let Some(outcome) = turn.outcome {
+                        self.metrics.lease(outcome);
+                    }
+                    return Ok(Turn::Make(turn.lease));
                 }
-                Ok(Some(Claim::Theirs)) => {}
-                Ok(Some(Claim::Nobodys)) => {
-                    self.metrics.lease("alone");
-                    return Ok(Turn::Make(None));
+                (Ok(None), None) => {}
+                (Ok(Some(found)), _) => {
+                    self.metrics.lease("waited");
+                    return Ok(Turn::Made(found));
                 }
-                Err(away) => {
-                    self.metrics.lease("alone");
-                    tracing::warn!(reason = %away, "rendering without asking the other gates");
-                    return Ok(Turn::Make(None));
-                }
-            }
-            if let Some(found) = look().await? {
-                self.metrics.lease("waited");
-                return Ok(Turn::Made(found));
+                (Err(error), _) => return Err(error),
             }
             let now = Instant::now();
             if now >= deadline {
@@ -112,21 +102,27 @@ impl Coordination {
         }
     }
 
-    /// `None`: nobody is asked.
-    async fn claim(&self, key: &RenditionKey, watch: &mut Watch) -> Result<Option<Claim>, Away> {
-        let Some(by) = &self.by else { return Ok(None) };
+    /// This gate's turn; `None` while it is another's.
+    async fn claim(&self, key: &RenditionKey, watch: &mut Watch) -> Option<Own> {
+        let alone = Own { lease: None, outcome: Some("alone") };
+        let Some(by) = &self.by else { return Some(Own { outcome: None, ..alone }) };
         let now_ms = self.started.elapsed().as_millis() as u64;
         if now_ms < self.alone_until_ms.load(Relaxed) {
-            self.metrics.lease("alone");
-            return Ok(None);
+            return Some(alone);
         }
         let claimed = by.claim(key, watch).await;
         self.metrics.coordination_up.set(claimed.is_ok().into());
         match claimed {
-            Ok(claim) => Ok(Some(claim)),
+            Ok(Claim::Mine(lease)) => {
+                let outcome = if lease.taken_over { "taken_over" } else { "led" };
+                Some(Own { lease: Some(lease), outcome: Some(outcome) })
+            }
+            Ok(Claim::Theirs) => None,
+            Ok(Claim::Nobodys) => Some(alone),
             Err(away) => {
+                tracing::warn!(reason = %away, "rendering without asking the other gates");
                 self.alone_until_ms.store(now_ms + LEFT_ALONE_MS, Relaxed);
-                Err(away)
+                Some(alone)
             }
         }
     }

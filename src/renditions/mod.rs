@@ -607,9 +607,8 @@ impl Renditions {
             Turn::GivenUp => return Err(EnsureError::Unwanted),
         };
         let result = self.render_and_store(location, planned, lane, deadline, unwanted).await;
-        if let Some(lease) = lease {
-            lease.release().await;
-        }
+        // Given back behind the answer.
+        drop(lease);
         let outcome = match &result {
             Ok(stored) => {
                 self.coordination.tell(Event::Made { path: stored.path.clone(), bytes: stored.bytes });
@@ -633,10 +632,7 @@ impl Renditions {
         unwanted: impl Future<Output = ()>,
     ) -> Result<Turn<StoredRendition>, EnsureError> {
         let look = || async { self.store.find(key).await.map_err(|error| self.store_failed(error)) };
-        match look().await? {
-            Some(stored) => Ok(Turn::Made(stored)),
-            None => self.coordination.turn(key, deadline, unwanted, look).await,
-        }
+        self.coordination.turn(key, deadline, unwanted, look).await
     }
 
     async fn render_and_store(

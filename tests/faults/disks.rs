@@ -197,7 +197,7 @@ fn read_only() {
     let says: serde_json::Value = serde_json::from_slice(&says.body).unwrap();
     assert_eq!((&says["ready"], &says["store"]["ok"]), (&true.into(), &false.into()), "{says}");
     assert!(says["store"]["says"].as_str().unwrap().contains("Read-only"), "{says}");
-    assert!(site.log().contains("Read-only"), "{}", site.log());
+    site.assert_logs("Read-only");
     let misses = renders::urls([43]);
     misses.iter().for_each(|url| patient.assert_refused(url, "erofs"));
     mount.remount("rw");
@@ -371,7 +371,7 @@ fn without_descriptors() {
         std::thread::sleep(Duration::from_millis(50));
     }
     let share = (cpu_time(site.service_pid()) - used).as_secs_f64() / began.elapsed().as_secs_f64();
-    assert!(site.log().contains("could not be accepted"), "there were descriptors left:\n{}", site.log());
+    site.assert_logs("could not be accepted");
     assert!(share < 0.10, "{:.0} % of a processor while starved", share * 100.0);
     let lines = site.log().lines().filter(|line| line.contains("could not be accepted")).count();
     assert!(lines <= 2, "{lines} lines in the log in {:.0?}", began.elapsed());

@@ -459,7 +459,7 @@ fn reads_only(backend: &Backend, function: &str, query: &str) {
     backend.execute(site.folder.path(), &[function]);
     site.start();
     assert_eq!(statuses(&site, &[1]), [503], "{}", site.log());
-    assert!(site.log().to_lowercase().contains("read"), "{}", site.log());
+    wait_for(Duration::from_secs(5), || site.log().to_lowercase().contains("read")).expect("the log says why");
 }
 
 /// A column's type changes under sessions that have the query prepared.

@@ -17,7 +17,6 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
 };
 
 use sendimage::{
@@ -26,7 +25,7 @@ use sendimage::{
 };
 
 use crate::buckets::{self, ObjectServer};
-use crate::harness::{Response, SENDIMAGE, Site, exchange, files, has_front, parse, system_path, wait_for};
+use crate::harness::{Response, SENDIMAGE, Site, exchange, files, has_front, parse, system_path};
 
 /// A behaviour's name, and what is asked of a pair that has it.
 type Behaviour = (&'static str, fn(&Pair));
@@ -785,7 +784,7 @@ fn tokens_pass_every_server_and_answers_stay_private() {
             }
         }
         let log = || site.log();
-        assert!(wait_for(Duration::from_secs(5), || log().contains("there is no token")).is_ok(), "{what}");
+        site.assert_logs("there is no token");
         // What a browser says of its address is nobody's word; without a web server in between there is nobody else's.
         assert!(server.is_empty() || !log().contains("203.0.113.9"), "{what}: {}", log());
         let says = log().contains("client=127.0.0.1");

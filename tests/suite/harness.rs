@@ -140,6 +140,13 @@ impl Site {
         std::fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
+    /// Waits for a text in the log, which a thread of its own writes.
+    #[track_caller]
+    pub fn assert_logs(&self, text: &str) {
+        let seen = wait_for(Duration::from_secs(5), || self.log().contains(text));
+        assert!(seen.is_ok(), "no {text:?} in the log:\n{}", self.log());
+    }
+
     pub fn service_pid(&self) -> u32 {
         self.service.as_ref().unwrap().id()
     }

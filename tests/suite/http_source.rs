@@ -540,7 +540,7 @@ fn private_addresses_are_refused_until_they_are_allowed() {
     assert_ne!(open, shut);
     let site = Site::new(&shut).serve();
     assert_eq!(get(&site, "good/a.jpg").status, 502);
-    assert!(site.log().contains("127.0.0.1 is not public"), "{}", site.log());
+    site.assert_logs("127.0.0.1 is not public");
     assert_eq!(stub.asked().len(), 0);
     let ready = site.ops("/health/ready").unwrap().text();
     assert!(ready.contains("is not public"), "{ready}");

@@ -514,8 +514,7 @@ fn who_hangs_up_leaves_what_has_not_begun() {
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(site.stored().len(), made, "nothing goes on");
     assert!(made < 20, "{made}");
-    let _ = wait_for(Duration::from_secs(5), || site.log().contains("the connection ended"));
-    assert!(site.log().contains("the connection ended"), "{}", site.log());
+    site.assert_logs("the connection ended");
     // Its places are free again.
     assert_eq!(site.called("/warm", json!({"refs": ["media/a.jpg"], "specs": ["width-5"]}))["created"], 1);
 }

@@ -511,7 +511,7 @@ fn every_failure_of_an_original_has_its_status() {
     for class in ["failed", "unavailable", "timed_out"] {
         assert!(far.site.metric(&format!("sendimage_source_errors_total{{class=\"{class}\"}}")) > 0.0, "{class}");
     }
-    assert!(far.site.log().contains("403 Forbidden"));
+    far.site.assert_logs("403 Forbidden");
 }
 
 #[test]
