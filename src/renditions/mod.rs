@@ -498,7 +498,8 @@ impl Renditions {
         }
         let facts =
             self.probe(location, &version, deadline).await.inspect_err(|error| self.memory.note(&memory_key, error))?;
-        let record = Arc::new(SourceRecord { version, facts, findings: Findings::default() });
+        let findings = Findings::default();
+        let record = Arc::new(SourceRecord { location: Some(location.clone()), version, facts, findings });
         self.remember(location, &record).await;
         Ok(record)
     }

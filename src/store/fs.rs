@@ -24,7 +24,10 @@ use rustix::{
     io::{Errno, retry_on_intr},
 };
 
-use super::{Draft, Owner, Pending, Removed, SourceRecord, Store, StoreError, StoredRendition, sweep};
+use super::{
+    Depth, Draft, Owner, Pending, RECORD, RECORD_BYTES, Removed, SourceRecord, Store, StoreError, StoredRendition,
+    Walk, sweep, walk,
+};
 use crate::{
     config::StoreConfig,
     model::{RenditionKey, SourceKey, key::LAYOUT},
@@ -32,10 +35,6 @@ use crate::{
 
 /// The folder of unfinished files and of leases, below the layout's own: a sweep looks here and nowhere else.
 pub(crate) const DRAFTS: &str = ".tmp-drafts";
-/// The record of a source image, beside its renditions.
-const RECORD: &str = ".source.json";
-/// Longest record read. Records are some 300 bytes.
-const RECORD_BYTES: u64 = 16 << 10;
 /// How often a folder is made anew that is removed before a file gets into it.
 const FOLDER_ATTEMPTS: u32 = 16;
 
@@ -349,6 +348,10 @@ impl Store for FsStore {
         blocking(&self.inner, move |inner| inner.remove(&source).map_err(failed("remove a source image's folder")))
     }
 
+    fn walk(&self, depth: Depth) -> Walk {
+        walk::of_folders(self.inner.root.clone(), depth)
+    }
+
     fn probe(&self) -> Pending<'_, String> {
         blocking(&self.inner, |inner| inner.probe().map_err(failed("write a test file")))
     }
@@ -481,7 +484,14 @@ mod tests {
             progressive: false,
             document: None,
         };
-        let record = SourceRecord { version: version(), facts, findings: Default::default() };
+        let location = SourceRef { source: "media".into(), path: MediaPath::parse("a.jpg").unwrap() };
+        let mut record =
+            SourceRecord { location: Some(location), version: version(), facts, findings: Default::default() };
+        store.remember(key.source(), &record).await.unwrap();
+        assert_eq!(store.record(key.source()).await, Ok(Some(record.clone())));
+        // One that an earlier version wrote.
+        record.location = None;
+        assert!(!serde_json::to_string(&record).unwrap().contains("location"));
         store.remember(key.source(), &record).await.unwrap();
         assert_eq!(store.record(key.source()).await, Ok(Some(record)));
         std::fs::write(folder.path().join("r").join(key.source().directory()).join(RECORD), "{").unwrap();

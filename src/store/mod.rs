@@ -4,6 +4,7 @@ mod fs;
 mod owner;
 mod s3;
 mod sweep;
+mod walk;
 
 use std::{fs::File, future::Future, io, pin::Pin, time::SystemTime};
 
@@ -15,11 +16,17 @@ pub use fs::FsStore;
 pub(crate) use owner::{Lives, Owner};
 pub use s3::S3Store;
 pub(crate) use sweep::LEASE;
+pub use walk::{Depth, ImageFolder, RenditionFile, Unfinished, Walk, Walked};
 
 use crate::{
-    model::{ImageFormat, RenditionKey, SourceFacts, SourceKey, SourceVersion},
+    model::{ImageFormat, RenditionKey, SourceFacts, SourceKey, SourceRef, SourceVersion},
     render::look::Findings,
 };
+
+/// The record of a source image, beside its renditions.
+const RECORD: &str = ".source.json";
+/// Longest record read. Records are some 300 bytes, and a path's.
+const RECORD_BYTES: u64 = 16 << 10;
 
 /// A rendition that is in the store, whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +69,10 @@ impl std::ops::Add for Removed {
 /// found. It spares a probe after a restart, and it names the renditions of an original that is gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceRecord {
+    /// Which image it is of: the folder's name is a digest, which nobody can read. `None` in a record that an earlier version
+    /// wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<SourceRef>,
     /// The version last rendered.
     pub version: SourceVersion,
     /// What its probe found.
@@ -110,6 +121,11 @@ pub trait Store: Send + Sync {
     /// Removes all renditions of a source image, and what is remembered about it. Beside it renditions may be published, before
     /// or after as it comes, and whoever has one of them open goes on reading.
     fn remove<'a>(&'a self, source: &'a SourceKey) -> Pending<'a, Removed>;
+
+    /// Goes through all that is stored, one source image after the other, in no order. Holds what is of one image at a time,
+    /// however much there is, and waits for whoever takes what it finds: dropped, it ends. What is written, renamed or removed
+    /// meanwhile is found or not, and is never an error.
+    fn walk(&self, depth: Depth) -> Walk;
 
     /// Writes, renames and removes a file, for `check` and readiness: a sentence about it.
     fn probe(&self) -> Pending<'_, String>;

@@ -8,16 +8,13 @@ use std::{fs::File, io, os::unix::fs::FileExt as _, path::PathBuf, sync::Arc};
 use bytes::Bytes;
 use rustix::fs::{Mode, OFlags};
 
-use super::{Draft, Pending, Removed, SourceRecord, Store, StoreError, StoredRendition};
+use super::{
+    Depth, Draft, Pending, RECORD, RECORD_BYTES, Removed, SourceRecord, Store, StoreError, StoredRendition, Walk, walk,
+};
 use crate::{
     model::{RenditionKey, SourceKey, key::LAYOUT},
     remote::s3::{self, Bucket, Creation, S3Error},
 };
-
-/// The record of a source image, beside its renditions.
-const RECORD: &str = ".source.json";
-/// Longest record read. Records are some 300 bytes.
-const RECORD_BYTES: u64 = 16 << 10;
 
 /// A store in a bucket.
 pub struct S3Store {
@@ -180,6 +177,10 @@ impl Store for S3Store {
 
     fn remove<'a>(&'a self, source: &'a SourceKey) -> Pending<'a, Removed> {
         Box::pin(self.take_away(source))
+    }
+
+    fn walk(&self, depth: Depth) -> Walk {
+        walk::of_objects(self.bucket.clone(), depth)
     }
 
     fn probe(&self) -> Pending<'_, String> {
