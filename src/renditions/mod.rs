@@ -4,6 +4,7 @@ mod failure;
 pub mod flight;
 mod planned;
 mod purge;
+mod verify;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,6 +23,7 @@ use failure::Memory;
 use flight::{Audience, Flights, Role};
 pub use planned::Planned;
 use planned::{Era, PlannedCache};
+pub use verify::Condition;
 
 use crate::{
     coordination::{Coordination, Event, Turn},

@@ -453,9 +453,10 @@ impl Store for FsStore {
         blocking(&self.inner, |inner| inner.probe().map_err(failed("write a test file")))
     }
 
-    fn sweep(&self) -> Pending<'_, u64> {
-        blocking(&self.inner, |inner| {
-            sweep::sweep(&inner.root.join(LAYOUT).join(DRAFTS), &inner.owner).map_err(failed("sweep leftovers"))
+    fn sweep(&self, dry_run: bool) -> Pending<'_, u64> {
+        blocking(&self.inner, move |inner| {
+            sweep::sweep(&inner.root.join(LAYOUT).join(DRAFTS), &inner.owner, dry_run)
+                .map_err(failed("sweep leftovers"))
         })
     }
 }

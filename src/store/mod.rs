@@ -167,8 +167,8 @@ pub trait Store: Send + Sync {
     /// Writes, renames and removes a file, for `check` and readiness: a sentence about it.
     fn probe(&self) -> Pending<'_, String>;
 
-    /// Removes what crashed processes left behind: how many files.
-    fn sweep(&self) -> Pending<'_, u64>;
+    /// Removes what crashed processes left behind, or with `dry_run` only counts it: how many files.
+    fn sweep(&self, dry_run: bool) -> Pending<'_, u64>;
 }
 
 /// A call of the store that failed.

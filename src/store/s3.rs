@@ -243,7 +243,7 @@ impl Store for S3Store {
     }
 
     /// Nothing has a name before it is whole.
-    fn sweep(&self) -> Pending<'_, u64> {
+    fn sweep(&self, _dry_run: bool) -> Pending<'_, u64> {
         Box::pin(std::future::ready(Ok(0)))
     }
 }
