@@ -309,6 +309,8 @@ pub struct StoreConfig {
     pub existence: Existence,
     /// `existence = "remember"`: for how long a rendition that was there counts as there.
     pub remember_seconds: f64,
+    /// `gc` leaves what is out of date alone for so long: nginx, or a client that was redirected, may still be asking for it.
+    pub gc_grace_seconds: f64,
     /// Bytes that renditions may take. Not enforced in this version; `serve` and `check` say so.
     pub max_bytes: Option<Bytes>,
     /// Bytes, or a percentage, of the file system to keep free. Not enforced in this version; `serve` and `check` say so.
@@ -325,9 +327,23 @@ impl Default for StoreConfig {
             dir_mode: Mode(0o755),
             existence: Existence::Check,
             remember_seconds: 60.0,
+            gc_grace_seconds: 3600.0,
             max_bytes: None,
             min_free: None,
         }
+    }
+}
+
+impl Config {
+    /// For how long nginx, set up as `proxy-conf` says, may go on sending a file that was removed: it holds what it has opened.
+    pub fn held_open_seconds(&self) -> u64 {
+        let of = |mode| match mode {
+            OffloadMode::Accel if self.store.kind == StoreKind::Fs => 1,
+            OffloadMode::AuthRequest => self.offload.verdict_cache_seconds.max(1),
+            OffloadMode::Accel | OffloadMode::Sendfile | OffloadMode::Redirect | OffloadMode::Direct => 0,
+        };
+        let routes = self.effective_routes();
+        routes.values().map(|route| of(route.offload.unwrap_or(self.offload.mode))).max().unwrap_or(0)
     }
 }
 

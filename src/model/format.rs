@@ -77,6 +77,13 @@ impl ImageFormat {
         }
     }
 
+    /// The format whose renditions have this extension.
+    pub fn of_extension(extension: &str) -> Option<Self> {
+        use ImageFormat::{Avif, Bmp, Gif, Heic, Ico, Jpeg, Png, Svg, Tiff, Webp};
+        let all = [Jpeg, Png, Gif, Webp, Avif, Heic, Bmp, Tiff, Ico, Svg];
+        all.into_iter().find(|format| format.extension() == extension)
+    }
+
     /// The media type (IANA registry) that goes into `Content-Type`.
     pub fn media_type(self) -> &'static str {
         match self {

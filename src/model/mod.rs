@@ -14,7 +14,7 @@ pub use document::DocumentSize;
 pub use format::{Animation, ImageFormat};
 pub use geometry::{FocalPoint, PixelRect, Place, Size};
 pub use image::{EntityTag, ImageId, Orientation, SourceFacts, SourceImage, SourceRef, SourceVersion};
-pub use key::{RenditionKey, SourceKey};
+pub use key::{Generation, RenditionKey, RenditionName, SourceKey};
 pub use media_path::MediaPath;
 pub use network::Network;
 pub use remote_url::RemoteUrl;

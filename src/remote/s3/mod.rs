@@ -18,7 +18,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use hyper::Method;
 use object_store::{
     Attribute, Attributes, BackoffConfig, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode,
@@ -346,6 +346,34 @@ impl Bucket {
             Some((key, meta.size))
         };
         Ok(found.into_iter().filter_map(below).collect())
+    }
+
+    /// As [`Self::list`], page by page, for more than fits into memory. Each page has the time of one call; after a failure there
+    /// is no more.
+    ///
+    /// # Errors
+    /// [`S3Error`], as an item.
+    pub fn list_pages(&self, folder: &str) -> impl Stream<Item = Result<(String, Object), S3Error>> + Send + '_ {
+        // A key that is none lists nothing else than an error.
+        let path = self.path(folder);
+        let pages = path.map(|path| self.store.list(Some(&path)));
+        futures_util::stream::unfold(Some(pages), async move |pages| {
+            let mut pages = match pages? {
+                Ok(pages) => pages,
+                Err(error) => return Some((Err(error), None)),
+            };
+            loop {
+                let next = self.bounded(async { pages.next().await.transpose() }).await;
+                match next {
+                    Ok(None) => return None,
+                    Ok(Some(meta)) => {
+                        let Some(key) = meta.location.as_ref().strip_prefix(&self.prefix) else { continue };
+                        return Some((Ok((key.to_owned(), meta.into())), Some(Ok(pages))));
+                    }
+                    Err(error) => return Some((Err(error), None)),
+                }
+            }
+        })
     }
 
     /// Removes objects: a thousand in a request where the store knows how.
