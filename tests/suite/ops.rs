@@ -200,7 +200,7 @@ fn what_is_wrong_with_a_call_is_said_with_the_fields_name() {
         ("/purge", "", "The body must be a JSON object"),
         ("/sign", "{", "EOF"),
         ("/sign", r#"{"ref": "42", "spec": "hero"} x"#, "trailing characters"),
-        ("/purge", "{}", "missing field `refs`"),
+        ("/purge", "{}", "refs: give this, or source"),
         ("/purge", r#"{"refs": "42"}"#, "refs: invalid type"),
         ("/purge", r#"{"refs": ["42", 7]}"#, "refs[1]: invalid type"),
         ("/purge", r#"{"refs": ["42", "media/../a.jpg"]}"#, "refs[1]: \"media/../a.jpg\" is neither an image id"),
