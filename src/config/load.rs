@@ -132,6 +132,7 @@ impl Config {
         let buckets = self.sources.values_mut().filter_map(|source| source.s3.as_mut()).chain(self.store.s3.as_mut());
         buckets.filter_map(|bucket| bucket.secret_access_key_file.as_mut()).for_each(resolve);
         resolve(&mut self.store.root);
+        self.store.index.as_mut().map(resolve);
         resolve(&mut self.originals.root);
         self.coordination.url_file.as_mut().map(resolve);
         self.watermarks.values_mut().for_each(|watermark| resolve(&mut watermark.file));
@@ -168,6 +169,7 @@ impl Config {
             ("catalogue.timeout_seconds", self.catalogue.timeout_seconds),
             ("render.deadline_seconds", self.render.deadline_seconds),
             ("store.remember_seconds", self.store.remember_seconds),
+            ("store.eviction_grace_seconds", self.store.eviction_grace_seconds),
             ("coordination.lease_seconds", self.coordination.lease_seconds),
             ("coordination.timeout_seconds", self.coordination.timeout_seconds),
             ("auth.jwt.jwks_refresh_seconds", self.auth.jwt.jwks_refresh_seconds),
@@ -208,6 +210,7 @@ impl Config {
         self.check_coordination(&mut problem);
         self.check_headers(&mut problem);
         self.check_auth(&mut problem);
+        self.check_budget(&mut problem);
         for (name, source) in &self.sources {
             if source.kind == SourceKind::Fs && source.root.as_os_str().is_empty() {
                 problem(&format!("sources.{name}.root"), "is not set: the folder that originals are in".into());
@@ -369,7 +372,11 @@ impl Config {
                     .into(),
             );
         }
-        if self.store.existence != Existence::Check && !modes.into_iter().all(comes_back) {
+        let believes = |existence: &&Existence| **existence != Existence::Check;
+        let by_preset = self.store.existence_by_preset.values();
+        if by_preset.chain([&self.store.existence]).any(|existence| believes(&existence))
+            && !modes.into_iter().all(comes_back)
+        {
             problem(
                 "store.existence",
                 "must be \"check\" where a route's offload mode is \"sendfile\", \"redirect\" or \"direct\": a rendition that is \
@@ -472,14 +479,7 @@ impl Config {
     /// Keys that are understood but have no effect in this version: key and sentence. An operator who relies on one must
     /// hear of it.
     pub fn without_effect(&self) -> Vec<(&'static str, &'static str)> {
-        let mut keys = Vec::new();
-        if self.store.max_bytes.is_some() {
-            keys.push(("store.max_bytes", "the store is not bounded by this version: watch its size"));
-        }
-        if self.store.min_free.as_deref().is_some_and(|text| text != "0") {
-            keys.push(("store.min_free", "the store is not bounded by this version: watch the disk"));
-        }
-        keys
+        Vec::new()
     }
 
     /// What is allowed, and weaker than it may look: key and sentence. An operator must not forget it.

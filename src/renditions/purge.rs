@@ -48,7 +48,7 @@ impl Renditions {
 
     /// Notes that another gate has made a rendition, where the config lets memory count.
     pub fn note_made(&self, path: String, bytes: u64) {
-        if !self.trust.is_zero() {
+        if self.terms.believe() {
             self.told.insert(path, (bytes, self.era()));
         }
     }
@@ -57,7 +57,10 @@ impl Renditions {
         let mut removed = Ok(Removed::default());
         for key in keys {
             match self.store.remove(key).await {
-                Ok(of_this) => removed = removed.map(|all| all + of_this),
+                Ok(of_this) => {
+                    self.budget.note_emptied(key);
+                    removed = removed.map(|all| all + of_this);
+                }
                 Err(error) => {
                     self.metrics.store_error(error.kind);
                     removed = removed.and(Err(error));

@@ -25,8 +25,8 @@ use rustix::{
 };
 
 use super::{
-    Depth, Draft, Owner, Pending, RECORD, RECORD_BYTES, Removed, SourceRecord, Store, StoreError, StoredRendition,
-    Walk, sweep, walk,
+    Candidate, Depth, Draft, Evicted, Owner, Pending, RECORD, RECORD_BYTES, Removed, SourceRecord, Space, Store,
+    StoreError, StoredRendition, Walk, evict, sweep, walk,
 };
 use crate::{
     config::StoreConfig,
@@ -203,6 +203,41 @@ impl Inner {
         }
     }
 
+    /// Removes single renditions, and what is left of their folders when they were the last.
+    fn evict(&self, candidates: &[Candidate]) -> Vec<Evicted> {
+        let evict = |Candidate { path, made_before }: &Candidate| {
+            let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
+            let (above, folder_name) = directory.rsplit_once('/').unwrap_or(("", directory));
+            let above = match self.open_dir(above) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Evicted::Absent),
+                result => result?,
+            };
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let folder = match retry_on_intr(|| rustix::fs::openat(&above, folder_name, flags, Mode::empty())) {
+                Err(Errno::NOENT) => return Ok(Evicted::Absent),
+                result => result?,
+            };
+            let evicted = evict::evict(&folder, name, *made_before)?;
+            if matches!(evicted, Evicted::Removed { .. }) {
+                evict::remove_if_bare(&above, folder_name)?;
+            }
+            Ok(evicted)
+        };
+        let failed = |error| Evicted::Failed(StoreError::new("remove a rendition", &error));
+        candidates.iter().map(|candidate| evict(candidate).unwrap_or_else(failed)).collect()
+    }
+
+    /// The room of the root's file system; its parent's, while it is not there yet.
+    fn space(&self) -> io::Result<Space> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = |path: &Path| retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()));
+        let folder = match open(&self.root) {
+            Err(Errno::NOENT) => open(self.root.parent().unwrap_or(&self.root))?,
+            result => result?,
+        };
+        evict::space(folder)
+    }
+
     fn record(&self, source: &SourceKey) -> io::Result<Option<SourceRecord>> {
         use io::Read as _;
         use std::os::unix::fs::OpenOptionsExt as _;
@@ -350,6 +385,26 @@ impl Store for FsStore {
 
     fn walk(&self, depth: Depth) -> Walk {
         walk::of_folders(self.inner.root.clone(), depth)
+    }
+
+    fn evict(&self, candidates: Vec<Candidate>) -> Pending<'_, Vec<Evicted>> {
+        blocking(&self.inner, move |inner| Ok(inner.evict(&candidates)))
+    }
+
+    fn absent(&self, paths: Vec<String>) -> Pending<'_, Vec<String>> {
+        blocking(&self.inner, move |inner| {
+            let is_gone = |path: &String| {
+                let found = uninterrupted(|| std::fs::symlink_metadata(inner.root.join(path)));
+                matches!(found, Err(error) if error.kind() == io::ErrorKind::NotFound)
+            };
+            // A store that is not there at all, as its disk may not be mounted, is nothing to conclude from.
+            inner.root.join(LAYOUT).metadata().map_err(failed("look at its root"))?;
+            Ok(paths.into_iter().filter(is_gone).collect())
+        })
+    }
+
+    fn space(&self) -> Pending<'_, Option<Space>> {
+        blocking(&self.inner, |inner| inner.space().map(Some).map_err(failed("ask for its room")))
     }
 
     fn probe(&self) -> Pending<'_, String> {
