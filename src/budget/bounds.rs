@@ -130,8 +130,8 @@ impl Bounds {
     /// Seconds since the last use that is written down after which a rendition may go: the grace period, and what may have happened
     /// since without being written down.
     pub fn protected(&self) -> u32 {
-        let late = self.interval() + self.flush().as_secs_f64().ceil() as u32;
-        u32::try_from(self.grace.as_secs()).unwrap_or(u32::MAX).saturating_add(late)
+        let late = Duration::from_secs(self.interval().into()) + self.flush();
+        (self.grace + late).as_secs_f64().ceil() as u32
     }
 }
 

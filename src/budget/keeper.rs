@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{
-    Answered, Bounds, Budget, Index, IndexError, Place, Totals,
+    Answered, Bounds, Budget, Enforced, Index, IndexError, Place, Totals,
     bounds::{Excess, Reason},
     index::{self, Entry},
     uses::{Moment, moment, now, unix_seconds},
@@ -194,6 +194,34 @@ async fn enforce(budget: &Budget, index: &mut Index, bounds: &Bounds) -> Result<
         metrics.store_free_inodes.set(space.free_inodes.try_into().unwrap_or(i64::MAX));
     }
     Ok(())
+}
+
+/// Sees to every bound until none is overstepped, or nothing more may go.
+pub(super) async fn enforce_to_the_end(
+    budget: &Budget,
+    index: &mut Index,
+    is_dry_run: bool,
+) -> Result<Enforced, IndexError> {
+    let bounds = budget.bounds.load_full();
+    let before = index.totals().await?;
+    let mut is_over = false;
+    if let Some(excess) = bounds.excess(before, space(budget).await).filter(|_| is_dry_run) {
+        let (stored_files, stored_bytes) = (before.files, before.bytes);
+        return Ok(Enforced { files: excess.files, bytes: excess.bytes, stored_files, stored_bytes, is_over: true });
+    }
+    if let Some(seconds) = bounds.max_idle().filter(|_| !is_dry_run) {
+        let excess = Excess { reason: Reason::MaxIdle, bytes: 0, files: u64::MAX };
+        while evict(budget, index, excess, latest_use(seconds)).await? > 0 {}
+    }
+    while let Some(excess) = bounds.excess(index.totals().await?, space(budget).await) {
+        if evict(budget, index, excess, latest_use(bounds.protected())).await? == 0 {
+            is_over = true;
+            break;
+        }
+    }
+    let after = index.totals().await?;
+    let (files, bytes) = (before.files.saturating_sub(after.files), before.bytes.saturating_sub(after.bytes));
+    Ok(Enforced { files, bytes, stored_files: after.files, stored_bytes: after.bytes, is_over })
 }
 
 /// What was last used before this moment may go, so many seconds being protected.

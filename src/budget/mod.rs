@@ -68,6 +68,21 @@ pub struct Budget {
     keeper: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// What [`Budget::enforce`] has done, or would do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Enforced {
+    /// Renditions that went; in a dry run those that must at the least.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Renditions that are stored.
+    pub stored_files: u64,
+    /// Their bytes.
+    pub stored_bytes: u64,
+    /// Whether a bound is overstepped still: nothing more may go.
+    pub is_over: bool,
+}
+
 /// Up to which call for room there was an answer, and whether anything went for it.
 #[derive(Clone, Copy, Debug, Default)]
 struct Answered {
@@ -124,13 +139,49 @@ impl Budget {
         self.wake.notify_one();
     }
 
-    /// Writes the last notes down and lets go of the index.
+    /// Writes the last notes down and lets go of the index. A command that never started to keep it does so too, where there is one.
     pub async fn stop(&self) {
         self.stop.send_replace(true);
         let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(keeper) = keeper {
-            let _ = tokio::time::timeout(LAST_NOTES, keeper).await;
+        let last_notes = async {
+            match keeper {
+                Some(keeper) => drop(keeper.await),
+                None => self.write_notes().await,
+            }
+        };
+        let _ = tokio::time::timeout(LAST_NOTES, last_notes).await;
+    }
+
+    async fn write_notes(&self) {
+        let Some(place) = self.place.as_ref().filter(|place| place.file.exists()) else { return };
+        let notes = self.uses.take(usize::MAX);
+        if notes.is_empty() {
+            return;
         }
+        let write = async {
+            let (mut index, _) = Index::open(place).await?;
+            index.write(&notes).await?;
+            index.close().await;
+            Ok::<_, IndexError>(())
+        };
+        if let Err(error) = write.await {
+            tracing::warn!(file = %place.file.display(), %error, "the store's index was not told what has changed");
+        }
+    }
+
+    /// Compares the index with the disk and evicts what is too much, at once and to its end: for `gc`, beside running gates or
+    /// without any. `None` where the store has no index.
+    ///
+    /// # Errors
+    /// When the index cannot be used.
+    pub async fn enforce(&self, is_dry_run: bool) -> Result<Option<Enforced>, IndexError> {
+        let Some(place) = &self.place else { return Ok(None) };
+        let (mut index, _) = Index::open(place).await?;
+        index.write(&self.uses.take(usize::MAX)).await?;
+        walk::walk_now(self, &mut index).await?;
+        let enforced = keeper::enforce_to_the_end(self, &mut index, is_dry_run).await;
+        index.close().await;
+        enforced.map(Some)
     }
 
     /// The number of the preset that a filter spec in one spelling is; 0: it is none.

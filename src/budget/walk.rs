@@ -100,6 +100,22 @@ async fn walk_if_due(budget: &Budget, place: &Place) -> Result<(), IndexError> {
     result.map(drop)
 }
 
+/// Compares index and store at once, unless another gate is about it.
+pub(super) async fn walk_now(budget: &Budget, index: &mut Index) -> Result<(), IndexError> {
+    let began = now();
+    let mut turn = Turn { until: began + TURN };
+    if !index.take_turn(0, began, turn.until).await? {
+        return Ok(());
+    }
+    let result = compare(budget, index, &mut turn, 0).await;
+    match &result {
+        Ok(Some(_)) => index.end_turn(Some(began)).await?,
+        Ok(None) => {}
+        Err(_) => index.end_turn(None).await?,
+    }
+    result.map(drop)
+}
+
 /// The turn to walk, kept for as long as steps are made.
 struct Turn {
     until: Moment,

@@ -666,9 +666,37 @@ mod tests {
             ("[catalogue]\nlisten = \"a\"\n", "catalogue.listen"),
             ("[catalogue]\nmax_connections = 0\n", "catalogue.max_connections"),
             ("[catalogue]\nsource = \"media\"\n", "catalogue.source"),
+            ("[store]\nroot = \"/r\"\nmax_files = 0\n", "store.max_files"),
+            ("[store]\nroot = \"/r\"\npinned = [\"nope\"]\n", "store.pinned"),
+            ("[store]\nroot = \"/r\"\neviction_grace_seconds = 1\n", "store.eviction_grace_seconds"),
+            ("[store]\nroot = \"/r\"\nmax_idle = \"1m\"\n", "store.max_idle"),
+            ("[store]\nroot = \"/r\"\nmin_free = \"lots\"\n", "store.min_free"),
+            ("[store]\nroot = \"/r\"\nexistence_by_preset = { a = \"assume\" }\n", "store.existence_by_preset.a"),
+            (
+                "[store]\nroot = \"/r\"\nexistence_by_preset = { a = \"guess\" }\n[presets]\na = \"width-1\"\n",
+                "`assume`",
+            ),
+            (
+                "[store]\nroot = \"/r\"\nexistence_by_preset = { a = \"assume\" }\n[presets]\na = \"width-1\"\n\
+                 [offload]\nmode = \"direct\"\n",
+                "store.existence",
+            ),
+            (
+                "[store]\nroot = \"/r\"\n[store.existence_by_preset]\na = \"assume\"\nb = \"check\"\n[presets]\n\
+                 a = \"width-1\"\nb = \"width-1\"\n",
+                "store.existence_by_preset.b",
+            ),
+            ("[store]\nkind = \"s3\"\nmax_bytes = \"1GiB\"\n", "store.max_bytes"),
+            ("[store]\nkind = \"s3\"\nmax_idle = \"90d\"\n", "store.max_idle"),
             ("[routes.a]\nprefix = \"/a/\"\n[routes.b]\nprefix = \"/a/\"\n", "routes.b.prefix"),
         ] {
             let root = if text.contains("[store]") { "" } else { ROOT };
+            // A bucket's own keys come first among its problems.
+            if text.contains("s3") {
+                let all: Vec<_> = parse(text, HashMap::new(), "f").unwrap().problems();
+                assert!(all.iter().any(|(of, says)| of == key && says.contains("lifecycle")), "{all:?}");
+                continue;
+            }
             let error = parsed(&format!("{text}{root}"), &[]).unwrap_err();
             assert!(error.contains(key), "{key} is not in {error:?}");
         }

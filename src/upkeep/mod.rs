@@ -1,9 +1,11 @@
 //! What is done to images outside of requests for them: taking their renditions away, and making them ahead of time.
 
+mod budget;
 mod news;
 mod purge;
 mod warm;
 
+pub use budget::enforce_budget;
 pub use news::heed;
 pub use purge::{PurgeError, Purged, purge};
 pub use warm::{MAX_RENDITIONS, Task, Warmed, tasks, warm};
