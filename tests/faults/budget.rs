@@ -1,12 +1,13 @@
 //! A small disk, filled under load through nginx: never full, never a failed request, and what is asked for all the time stays.
 
 use std::{
+    path::Path,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
 use crate::{
-    harness::{Site, has_front},
+    harness::{Site, has_front, wait_for},
     mounts::Mount,
     renders::{self, stored},
     report::Row,
@@ -136,4 +137,62 @@ fn few_inodes_under_load() {
         + site.metric("sendimage_store_evictions_total{reason=\"no_space\"}");
     assert!(evicted > 0.0, "{}", site.log());
     row.passed(&format!("{images} source images, 1000 inodes: {evicted} evicted, {least} inodes free at least"));
+}
+
+/// An index of so many renditions: rows alone, of the size that real ones have. What the gate holds and how fast it starts and answers
+/// does not depend on it.
+#[test]
+fn an_index_of_many_renditions() {
+    let row = Row::begin("an index of many renditions", "T25");
+    let rows = scale(200_000, 10_000_000);
+    let mut site = Site::new(&format!("{CONFIG}max_files = 100000000\n"));
+    renders::furnish(&site);
+    site.start();
+    let url = renders::url("media/photo.jpg", "width-33");
+    assert_eq!(site.gate("GET", &url, "").status, 200);
+    let mut measure = |rows: usize| {
+        site.signal(rustix::process::Signal::TERM);
+        site.wait();
+        if rows > 1 {
+            fill_index(&site.path("index"), rows - 1);
+        }
+        let began = Instant::now();
+        site.start();
+        assert_eq!(site.gate("GET", &url, "").status, 200);
+        let started = began.elapsed();
+        let counted = || site.metric("sendimage_store_files") == rows as f64;
+        wait_for(Duration::from_secs(20), counted).unwrap_or_else(|()| panic!("{}", site.log()));
+        let hits = Instant::now();
+        (0..500).for_each(|_| assert_eq!(site.gate("GET", &url, "").status, 200));
+        let status = std::fs::read_to_string(format!("/proc/{}/status", site.service_pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let kibibytes: u64 = line.trim().strip_suffix(" kB").unwrap().trim().parse().unwrap();
+        (started, hits.elapsed() / 500, kibibytes / 1024)
+    };
+    let (empty, full) = (measure(1), measure(rows));
+    let index_mib = std::fs::metadata(site.path("index")).unwrap().len() >> 20;
+    assert!(full.2 <= empty.2 + 24, "{} MiB, and {} MiB with {rows} rows", empty.2, full.2);
+    assert!(full.0 < empty.0 + Duration::from_secs(5), "{:?}, and {:?} with {rows} rows", empty.0, full.0);
+    row.passed(&format!(
+        "{rows} rows in {index_mib} MiB: first hit {:.2?} after the start ({:.2?} with one row), {:.0?} a hit ({:.0?}), the gate \
+         holds {} MiB ({})",
+        full.0, empty.0, full.1, empty.1, full.2, empty.2
+    ));
+}
+
+/// Adds rows to an index that nobody has open.
+fn fill_index(file: &Path, rows: usize) {
+    use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut index = sqlx::sqlite::SqliteConnectOptions::new().filename(file).connect().await.unwrap();
+        // In the order of their numbers, as a walk that sorts would add them; a random order leaves pages emptier.
+        let sql = format!(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})
+             INSERT INTO rendition SELECT i * 900000000000 + 1, randomblob(39), 30000, i % 100000 + 1, 0 FROM n;
+             UPDATE state SET walked_at = strftime('%s', 'now') - 1577836800;"
+        );
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut index).await.unwrap();
+        index.close().await.unwrap();
+    });
 }
