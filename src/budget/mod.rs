@@ -170,12 +170,12 @@ impl Budget {
     }
 
     /// Compares the index with the disk and evicts what is too much, at once and to its end: for `gc`, beside running gates or
-    /// without any. `None` where the store has no index.
+    /// without any. `None` where the store has no index or no bounds.
     ///
     /// # Errors
     /// When the index cannot be used.
     pub async fn enforce(&self, is_dry_run: bool) -> Result<Option<Enforced>, IndexError> {
-        let Some(place) = &self.place else { return Ok(None) };
+        let Some(place) = self.place.as_ref().filter(|_| self.bounds.load().are_any()) else { return Ok(None) };
         let (mut index, _) = Index::open(place).await?;
         index.write(&self.uses.take(usize::MAX)).await?;
         walk::walk_now(self, &mut index).await?;

@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     Budget, Index, IndexError, Place,
-    index::Entry,
+    index::{Entry, discard},
     name::Name,
     uses::{Moment, moment, now},
 };
@@ -53,6 +53,10 @@ impl Walker {
                 let Some(place) = &budget.place else { return };
                 if let Err(error) = walk_if_due(&budget, place).await {
                     tracing::warn!(%error, "the walk through the store has ended early, and begins again later");
+                    if matches!(error, IndexError::Damaged(_)) {
+                        // The keeper finds it gone, and begins it anew.
+                        let _ = discard(&place.file);
+                    }
                 }
             }
         });

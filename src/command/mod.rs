@@ -2,10 +2,14 @@
 
 mod check;
 mod demo;
+mod du;
 mod explain;
+mod gc;
 mod keygen;
 mod proxy_conf;
+mod purge;
 mod render;
+mod running;
 mod sample;
 mod serve;
 mod service_manager;
@@ -70,6 +74,12 @@ enum Command {
     Keygen(keygen::Arguments),
     /// Renders one file, without service, store or signature
     Render(render::Arguments),
+    /// Removes what is stored of images: the next request renders anew
+    Purge(purge::Arguments),
+    /// Removes renditions that nobody will ask for again; finds damaged ones
+    Gc(gc::Arguments),
+    /// Says what is stored: by source, format and preset
+    Du(du::Arguments),
     /// Writes the sample photo that the demo uses
     #[command(hide = true)]
     SamplePhoto(sample::Arguments),
@@ -162,6 +172,9 @@ impl Cli {
             Command::Token(arguments) => token::run(&arguments),
             Command::Keygen(arguments) => keygen::run(&arguments),
             Command::Render(arguments) => render::run(&arguments),
+            Command::Purge(arguments) => purge::run(&arguments),
+            Command::Gc(arguments) => gc::run(&arguments),
+            Command::Du(arguments) => du::run(&arguments),
             Command::SamplePhoto(arguments) => sample::run(&arguments),
         };
         match result {
@@ -182,6 +195,13 @@ impl Cli {
 /// A runtime for a command that needs one.
 fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+/// The same config for a command that renders nothing, or next to nothing.
+fn with_one_worker(config: &Config) -> Config {
+    let mut config = config.clone();
+    config.render.workers = 1;
+    config
 }
 
 /// Lines that wait for a standard error that takes none; more are dropped, and counted.

@@ -162,7 +162,7 @@ fn apply_changes(current: &ArcSwap<App>, reload: Option<&ConfigArgument>) {
 }
 
 async fn sweep(app: Arc<App>) {
-    match app.store.sweep().await {
+    match app.store.sweep(false).await {
         Ok(0) => {}
         Ok(files) => tracing::info!(files, "removed what crashed processes had left in the store"),
         Err(error) => tracing::warn!(%error, "the store could not be swept"),

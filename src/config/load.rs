@@ -170,6 +170,7 @@ impl Config {
             ("render.deadline_seconds", self.render.deadline_seconds),
             ("store.remember_seconds", self.store.remember_seconds),
             ("store.eviction_grace_seconds", self.store.eviction_grace_seconds),
+            ("store.gc_grace_seconds", self.store.gc_grace_seconds),
             ("coordination.lease_seconds", self.coordination.lease_seconds),
             ("coordination.timeout_seconds", self.coordination.timeout_seconds),
             ("auth.jwt.jwks_refresh_seconds", self.auth.jwt.jwks_refresh_seconds),

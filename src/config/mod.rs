@@ -310,6 +310,8 @@ pub struct StoreConfig {
     pub existence: Existence,
     /// `existence = "remember"`: for how long a rendition that was there counts as there.
     pub remember_seconds: f64,
+    /// `gc` leaves what is out of date alone for so long: nginx, or a client that was redirected, may still be asking for it.
+    pub gc_grace_seconds: f64,
     /// The same by preset: these are looked for in their own way. A filter spec that is spelled out as the preset's counts as it.
     #[serde(deserialize_with = "values::one_of_each")]
     pub existence_by_preset: BTreeMap<String, Existence>,
@@ -343,6 +345,7 @@ impl Default for StoreConfig {
             existence: Existence::Check,
             remember_seconds: 60.0,
             existence_by_preset: BTreeMap::new(),
+            gc_grace_seconds: 3600.0,
             max_bytes: None,
             max_files: None,
             min_free: Share::default(),
@@ -352,6 +355,19 @@ impl Default for StoreConfig {
             pinned: Vec::new(),
             index: None,
         }
+    }
+}
+
+impl Config {
+    /// For how long nginx, set up as `proxy-conf` says, may go on sending a file that was removed: it holds what it has opened.
+    pub fn held_open_seconds(&self) -> u64 {
+        let of = |mode| match mode {
+            OffloadMode::Accel if self.store.kind == StoreKind::Fs => 1,
+            OffloadMode::AuthRequest => self.offload.verdict_cache_seconds.max(1),
+            OffloadMode::Accel | OffloadMode::Sendfile | OffloadMode::Redirect | OffloadMode::Direct => 0,
+        };
+        let routes = self.effective_routes();
+        routes.values().map(|route| of(route.offload.unwrap_or(self.offload.mode))).max().unwrap_or(0)
     }
 }
 

@@ -46,9 +46,12 @@ mod resample;
 mod svg;
 #[cfg(test)]
 mod tests;
+#[forbid(unsafe_code)]
+mod verify;
 
 pub use look::look;
 pub use plan::Plan;
+pub use verify::verify;
 
 /// A rendition's bytes, and what they cost.
 #[derive(Clone, Debug)]

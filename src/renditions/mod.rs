@@ -5,6 +5,7 @@ pub mod flight;
 mod planned;
 mod purge;
 mod terms;
+mod verify;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,15 +25,16 @@ use flight::{Audience, Flights, Role};
 pub use planned::Planned;
 use planned::{Era, PlannedCache};
 pub use terms::TermsBySpec;
+pub use verify::Condition;
 
 use crate::{
     budget::Budget,
     coordination::{Coordination, Event, Turn},
     metrics::Metrics,
-    model::{ImageFormat, RenditionKey, SourceFacts, SourceImage, SourceKey, SourceRef, SourceVersion},
+    model::{FocalPoint, ImageFormat, RenditionKey, SourceFacts, SourceImage, SourceKey, SourceRef, SourceVersion},
     render::{
         limits::Limits,
-        look::{Findings, Look},
+        look::Look,
         plan::{Defaults, Plan, PlanError},
     },
     source::{OpenSource, Source, SourceError, Stat},
@@ -262,6 +264,25 @@ impl Renditions {
         bytes.inspect(|bytes| self.note_use(planned, *bytes)).is_some()
     }
 
+    /// What the rendition of a spec is called, as far as a source image's record tells: the paths for each focal point that it was
+    /// planned with, and without one, with and without the catalogue's hash. Nothing is asked for.
+    pub fn paths_of<'a>(&'a self, record: &'a SourceRecord, spec: &'a FilterSpec) -> impl Iterator<Item = String> + 'a {
+        let points = record.focal_points.iter().copied().map(Some).chain([None]);
+        let hashless = SourceVersion { file_hash: None, ..record.version.clone() };
+        let versions = match record.version.file_hash {
+            Some(_) => vec![record.version.clone(), hashless],
+            None => vec![hashless],
+        };
+        points.flat_map(move |point| {
+            let plan = Plan::seen(&record.facts, &record.findings, spec, point, &self.defaults).ok();
+            let named = plan.zip(record.location.as_ref()).map(|(plan, location)| {
+                let key = |version| RenditionKey::new(location, version, &plan.recipe(), plan.encoding.format());
+                versions.iter().map(|version| key(version).path().to_owned()).collect::<Vec<_>>()
+            });
+            named.unwrap_or_default()
+        })
+    }
+
     /// How this gate agrees with others.
     pub fn coordination(&self) -> &Coordination {
         &self.coordination
@@ -462,6 +483,9 @@ impl Renditions {
             }
         };
         self.limits.check_output(&plan)?;
+        if let Some(point) = image.focal_point.filter(|point| !record.focal_points.contains(point) && source_is_there) {
+            self.note_focal_point(location, &record, point).await;
+        }
         let terms = self.terms.of(spec);
         Ok(self.planned.insert(Planned::new(location, &record.version, spec, image.focal_point, plan, terms)))
     }
@@ -511,8 +535,7 @@ impl Renditions {
         }
         let facts =
             self.probe(location, &version, deadline).await.inspect_err(|error| self.memory.note(&memory_key, error))?;
-        let findings = Findings::default();
-        let record = Arc::new(SourceRecord { location: Some(location.clone()), version, facts, findings });
+        let record = Arc::new(SourceRecord::new(location.clone(), version, facts));
         self.remember(location, &record).await;
         Ok(record)
     }
@@ -569,6 +592,16 @@ impl Renditions {
         let record = Arc::new(record);
         self.remember(location, &record).await;
         Ok(record)
+    }
+
+    /// Has the record say which focal point renditions of it were planned with.
+    async fn note_focal_point(&self, location: &SourceRef, record: &Arc<SourceRecord>, point: FocalPoint) {
+        // Another request may have noted something meanwhile: it stays.
+        let latest = self.known.get(location).filter(|known| known.version == record.version);
+        let mut record = SourceRecord::clone(&latest.unwrap_or_else(|| record.clone()));
+        if record.note_focal_point(point) {
+            self.remember(location, &Arc::new(record)).await;
+        }
     }
 
     async fn probe(

@@ -1,14 +1,11 @@
 //! Takes everything of an image away: its renditions, and whatever is remembered about it.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::atomic::Ordering,
-};
+use std::{collections::HashSet, sync::atomic::Ordering};
 
 use super::Renditions;
 use crate::{
     model::{SourceKey, SourceRef},
-    store::{Removed, StoreError},
+    store::{Removed, RenditionFile, StoreError},
 };
 
 impl Renditions {
@@ -19,14 +16,41 @@ impl Renditions {
     /// # Errors
     /// The first that the store could not remove. The others are removed all the same, and none is believed to be there.
     pub async fn purge(&self, locations: &HashSet<SourceRef>) -> Result<Removed, StoreError> {
-        let keys: HashMap<SourceKey, &SourceRef> = locations.iter().map(|at| (SourceKey::new(at), at)).collect();
+        self.purge_folders(&locations.iter().map(SourceKey::new).collect(), locations).await
+    }
+
+    /// As [`Self::purge`], by the folders in the store: of some it may not be known what they are of.
+    ///
+    /// # Errors
+    /// As [`Self::purge`].
+    pub async fn purge_folders(
+        &self,
+        keys: &HashSet<SourceKey>,
+        locations: &HashSet<SourceRef>,
+    ) -> Result<Removed, StoreError> {
         self.forget(locations).await;
-        let mut removed = self.remove(keys.keys()).await;
+        let mut removed = self.remove(keys.iter()).await;
         // Their results are published where something was just removed.
-        if self.renders.landed(|key| keys.contains_key(key.source())).await > 0 {
-            let late = self.remove(keys.keys()).await;
+        if self.renders.landed(|key| keys.contains(key.source())).await > 0 {
+            let late = self.remove(keys.iter()).await;
             removed = removed.and_then(|removed| Ok(removed + late?));
         }
+        self.forget(locations).await;
+        self.purges.fetch_add(1, Ordering::AcqRel);
+        removed
+    }
+
+    /// Removes these renditions of these source images, and forgets whatever was seen of the images.
+    ///
+    /// # Errors
+    /// The store's own.
+    pub async fn purge_files(
+        &self,
+        files: &[RenditionFile],
+        locations: &HashSet<SourceRef>,
+    ) -> Result<Removed, StoreError> {
+        let removed = self.store.discard(files).await.inspect_err(|error| self.metrics.store_error(error.kind));
+        files.iter().for_each(|file| self.budget.note_removed(&file.path));
         self.forget(locations).await;
         self.purges.fetch_add(1, Ordering::AcqRel);
         removed

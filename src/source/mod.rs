@@ -16,7 +16,7 @@ pub use originals::Originals;
 pub use remote::{Answer, Backend, Freshness, RemoteSource, Validators};
 pub use s3::S3Source;
 
-use crate::model::{EntityTag, MediaPath, SourceVersion};
+use crate::model::{EntityTag, Generation, MediaPath, SourceVersion};
 
 /// Which bytes a file has: size, modification time in nanoseconds since the epoch, and what a remote source says of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,6 +33,13 @@ impl From<&SourceVersion> for Stat {
     fn from(version: &SourceVersion) -> Self {
         let SourceVersion { bytes, modified_ns, etag, file_hash: _ } = version;
         Self { bytes: *bytes, modified_ns: *modified_ns, etag: *etag }
+    }
+}
+
+impl Stat {
+    /// What the names of its renditions begin with.
+    pub fn generation(self) -> Generation {
+        Generation::new(self.bytes, self.modified_ns, self.etag)
     }
 }
 

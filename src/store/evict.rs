@@ -8,7 +8,7 @@ use std::{
 
 use super::StoreError;
 use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode, OFlags},
+    fs::AtFlags,
     io::{Errno, retry_on_intr},
 };
 
@@ -85,36 +85,5 @@ pub(super) fn evict(folder: &OwnedFd, name: &str, made_before: SystemTime) -> io
             let disk_bytes = stat.st_blocks.unsigned_abs().saturating_mul(512);
             Ok(Evicted::Removed { bytes: stat.st_size.unsigned_abs(), disk_bytes })
         }
-    }
-}
-
-/// Removes a source image's folder if nothing is in it any more but names that begin with a dot: its record goes along, and
-/// costs a probe if the image is asked for again. A store that keeps neither files nor folders of what nobody wants stays small.
-pub(super) fn remove_if_bare(parent: &OwnedFd, name: &str) -> io::Result<()> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let folder = match retry_on_intr(|| rustix::fs::openat(parent, name, flags, Mode::empty())) {
-        Err(Errno::NOENT) => return Ok(()),
-        result => result?,
-    };
-    let mut records = Vec::new();
-    let mut entries = Dir::read_from(&folder)?;
-    while let Some(entry) = entries.read() {
-        let entry = entry?;
-        match entry.file_name().to_bytes() {
-            b"." | b".." => {}
-            [b'.', ..] if entry.file_type() != FileType::Directory => records.push(entry.file_name().to_owned()),
-            _ => return Ok(()),
-        }
-    }
-    for record in records {
-        match retry_on_intr(|| rustix::fs::unlinkat(&folder, record.as_c_str(), AtFlags::empty())) {
-            Err(Errno::NOENT) => {}
-            result => result?,
-        }
-    }
-    match retry_on_intr(|| rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)) {
-        // Something was published meanwhile: it finds its record gone, and is none the worse for it.
-        Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => Ok(()),
-        Err(error) => Err(error.into()),
     }
 }

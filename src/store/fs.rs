@@ -8,7 +8,7 @@ use std::{
     fs::File,
     io,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt as _,
     },
     path::{Path, PathBuf},
@@ -20,13 +20,13 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps},
+    fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps},
     io::{Errno, retry_on_intr},
 };
 
 use super::{
-    Candidate, Depth, Draft, Evicted, Owner, Pending, RECORD, RECORD_BYTES, Removed, SourceRecord, Space, Store,
-    StoreError, StoredRendition, Walk, evict, sweep, walk,
+    Candidate, Depth, Draft, Evicted, Owner, Pending, RECORD, RECORD_BYTES, Removed, RenditionFile, SourceRecord,
+    Space, Store, StoreError, StoredRendition, Walk, evict, sweep, walk,
 };
 use crate::{
     config::StoreConfig,
@@ -204,22 +204,18 @@ impl Inner {
     }
 
     /// Removes single renditions, and what is left of their folders when they were the last.
-    fn evict(&self, candidates: &[Candidate]) -> Vec<Evicted> {
+    fn evict(self: &Arc<Self>, candidates: &[Candidate]) -> Vec<Evicted> {
         let evict = |Candidate { path, made_before }: &Candidate| {
             let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
-            let (above, folder_name) = directory.rsplit_once('/').unwrap_or(("", directory));
-            let above = match self.open_dir(above) {
+            let folder = match self.open_dir(directory) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Evicted::Absent),
                 result => result?,
             };
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let folder = match retry_on_intr(|| rustix::fs::openat(&above, folder_name, flags, Mode::empty())) {
-                Err(Errno::NOENT) => return Ok(Evicted::Absent),
-                result => result?,
-            };
             let evicted = evict::evict(&folder, name, *made_before)?;
-            if matches!(evicted, Evicted::Removed { .. }) {
-                evict::remove_if_bare(&above, folder_name)?;
+            let image = directory.rsplit_once('/').and_then(|(_, name)| SourceKey::of_directory_name(name));
+            // A store that keeps neither records nor folders of what nobody wants stays small. What cannot go is for `gc`.
+            if let (Evicted::Removed { .. }, Some(image)) = (&evicted, image) {
+                let _ = self.tidy(&image);
             }
             Ok(evicted)
         };
@@ -238,7 +234,89 @@ impl Inner {
         evict::space(folder)
     }
 
+    fn open(&self, path: &str) -> io::Result<Option<File>> {
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let opened = self
+            .open_dir(folder)
+            .and_then(|folder| Ok(retry_on_intr(|| rustix::fs::openat(&folder, name, flags, Mode::empty()))?));
+        match opened {
+            Ok(file) => Ok(Some(file.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn discard(&self, renditions: &[RenditionFile]) -> io::Result<Removed> {
+        let mut removed = Removed::default();
+        for RenditionFile { path, bytes, .. } in renditions {
+            let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+            let unlinked = self
+                .open_dir(folder)
+                .and_then(|folder| Ok(retry_on_intr(|| rustix::fs::unlinkat(&folder, name, AtFlags::empty()))?));
+            match unlinked {
+                Ok(()) => removed = removed + Removed { files: 1, bytes: *bytes },
+                // A purge or another gc was quicker.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(removed)
+    }
+
+    fn tidy(self: &Arc<Self>, source: &SourceKey) -> io::Result<bool> {
+        let path = source.directory();
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", &path));
+        let (parent, folder) = match self.open_dir(parent).and_then(|parent| Ok((parent, self.open_dir(&path)?))) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            result => result?,
+        };
+        let mut entries = Dir::read_from(&retry_on_intr(|| {
+            rustix::fs::openat(&folder, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        })?)?;
+        while let Some(entry) = entries.read() {
+            if !matches!(entry?.file_name().to_bytes(), b"." | b".." | b".source.json") {
+                return Ok(false);
+            }
+        }
+        let record = self.record_text(source)?;
+        match retry_on_intr(|| rustix::fs::unlinkat(&folder, RECORD, AtFlags::empty())) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match retry_on_intr(|| rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR)) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(Errno::NOTEMPTY | Errno::EXIST) => {
+                // Something was published meanwhile, by a process that believes in the record.
+                if let Some(text) = record {
+                    self.put_back(folder.as_fd(), &text)?;
+                }
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Gives a source image's folder its record back, unless it has another one by now.
+    fn put_back(self: &Arc<Self>, folder: BorrowedFd<'_>, text: &[u8]) -> io::Result<()> {
+        use io::Write as _;
+        let mut temporary = self.temporary()?;
+        temporary.file.write_all(text)?;
+        let Some(name) = &temporary.name else { return Ok(()) };
+        let (from, flags) = (&temporary.folder, RenameFlags::NOREPLACE);
+        // Where it cannot be, the next request for the image writes one.
+        if retry_on_intr(|| rustix::fs::renameat_with(from, name.as_str(), folder, RECORD, flags)).is_ok() {
+            temporary.name = None;
+        }
+        Ok(())
+    }
+
     fn record(&self, source: &SourceKey) -> io::Result<Option<SourceRecord>> {
+        Ok(self.record_text(source)?.and_then(|text| serde_json::from_slice(&text).ok()))
+    }
+
+    fn record_text(&self, source: &SourceKey) -> io::Result<Option<Vec<u8>>> {
         use io::Read as _;
         use std::os::unix::fs::OpenOptionsExt as _;
         let path = self.root.join(source.directory()).join(RECORD);
@@ -250,7 +328,7 @@ impl Inner {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        Ok(serde_json::from_slice(&text).ok())
+        Ok(Some(text))
     }
 
     /// Not synced to the disk: a record lost or torn by a power cut is no record, and the next request probes again.
@@ -383,6 +461,21 @@ impl Store for FsStore {
         blocking(&self.inner, move |inner| inner.remove(&source).map_err(failed("remove a source image's folder")))
     }
 
+    fn open<'a>(&'a self, path: &'a str) -> Pending<'a, Option<File>> {
+        let path = path.to_owned();
+        blocking(&self.inner, move |inner| inner.open(&path).map_err(failed("open a rendition")))
+    }
+
+    fn discard<'a>(&'a self, renditions: &'a [RenditionFile]) -> Pending<'a, Removed> {
+        let renditions = renditions.to_vec();
+        blocking(&self.inner, move |inner| inner.discard(&renditions).map_err(failed("remove renditions")))
+    }
+
+    fn tidy<'a>(&'a self, source: &'a SourceKey) -> Pending<'a, bool> {
+        let source = source.clone();
+        blocking(&self.inner, move |inner| inner.tidy(&source).map_err(failed("remove a record")))
+    }
+
     fn walk(&self, depth: Depth) -> Walk {
         walk::of_folders(self.inner.root.clone(), depth)
     }
@@ -411,9 +504,10 @@ impl Store for FsStore {
         blocking(&self.inner, |inner| inner.probe().map_err(failed("write a test file")))
     }
 
-    fn sweep(&self) -> Pending<'_, u64> {
-        blocking(&self.inner, |inner| {
-            sweep::sweep(&inner.root.join(LAYOUT).join(DRAFTS), &inner.owner).map_err(failed("sweep leftovers"))
+    fn sweep(&self, dry_run: bool) -> Pending<'_, u64> {
+        blocking(&self.inner, move |inner| {
+            sweep::sweep(&inner.root.join(LAYOUT).join(DRAFTS), &inner.owner, dry_run)
+                .map_err(failed("sweep leftovers"))
         })
     }
 }
@@ -422,6 +516,7 @@ impl Store for FsStore {
 mod tests {
     use super::*;
     use crate::model::{ImageFormat, MediaPath, Orientation, Size, SourceFacts, SourceRef, SourceVersion};
+    use crate::store::{ImageFolder, Walked};
     use std::{
         io::Write as _,
         os::unix::fs::{PermissionsExt as _, symlink},
@@ -540,8 +635,7 @@ mod tests {
             document: None,
         };
         let location = SourceRef { source: "media".into(), path: MediaPath::parse("a.jpg").unwrap() };
-        let mut record =
-            SourceRecord { location: Some(location), version: version(), facts, findings: Default::default() };
+        let mut record = SourceRecord::new(location, version(), facts);
         store.remember(key.source(), &record).await.unwrap();
         assert_eq!(store.record(key.source()).await, Ok(Some(record.clone())));
         // One that an earlier version wrote.
@@ -571,6 +665,71 @@ mod tests {
         std::fs::create_dir_all(directory.join("ours-not")).unwrap();
         assert_eq!(store.remove(key("x").source()).await, Ok(Removed::default()), "what nobody made stays");
         put(&store, &key("x"), b"again").await.unwrap();
+    }
+
+    async fn walked(store: &FsStore) -> Vec<ImageFolder> {
+        let (mut walk, mut folders) = (store.walk(Depth::Records), Vec::new());
+        while let Some(found) = walk.next().await {
+            if let Walked::Image(folder) = found.unwrap() {
+                folders.push(folder);
+            }
+        }
+        folders
+    }
+
+    #[tokio::test]
+    async fn what_a_walk_finds_can_be_read_and_discarded_once() {
+        use std::io::Read as _;
+        let (folder, store) = store();
+        put(&store, &key("x"), b"12345").await.unwrap();
+        put(&store, &key("y"), b"123").await.unwrap();
+        let found = walked(&store).await.remove(0).renditions;
+        let mut text = String::new();
+        let path = found.iter().find(|found| found.bytes == 5).unwrap().path.clone();
+        store.open(&path).await.unwrap().unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "12345");
+        assert!(!store.tidy(key("x").source()).await.unwrap(), "renditions keep their folder");
+        assert_eq!(store.discard(&found).await, Ok(Removed { files: 2, bytes: 8 }));
+        assert_eq!(store.discard(&found).await, Ok(Removed::default()), "a second one finds nothing");
+        assert!(store.open(&path).await.unwrap().is_none());
+        let record = folder.path().join("r").join(key("x").source().directory()).join(RECORD);
+        std::fs::write(&record, "{}").unwrap();
+        assert!(store.tidy(key("x").source()).await.unwrap());
+        assert!(!record.parent().unwrap().exists());
+        assert!(!store.tidy(key("x").source()).await.unwrap());
+        // Nothing outside of the root, whatever a path says.
+        let outside = folder.path().join("outside");
+        std::fs::write(&outside, "x").unwrap();
+        let odd = RenditionFile { path: "../outside".into(), ..found[0].clone() };
+        assert!(store.discard(std::slice::from_ref(&odd)).await.is_err() && outside.exists());
+        assert!(store.open(&odd.path).await.is_err());
+    }
+
+    #[test]
+    fn a_rendition_that_is_published_beside_a_tidying_is_never_without_its_record() {
+        let (folder, store) = store();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let record = folder.path().join("r").join(key("x").source().directory()).join(RECORD);
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let tidier = scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    store.inner.tidy(key("x").source()).unwrap();
+                }
+            });
+            for round in 0..200 {
+                std::fs::create_dir_all(record.parent().unwrap()).unwrap();
+                let was_written = std::fs::write(&record, "{}").is_ok();
+                runtime.block_on(put(&store, &key("x"), b"bytes")).unwrap();
+                let had_record = record.exists();
+                std::thread::sleep(std::time::Duration::from_micros(50));
+                // Taken away just before it was published, it may be gone with the whole folder; never behind its back.
+                assert!(!(was_written && had_record) || record.exists(), "{round}");
+                runtime.block_on(store.remove(key("x").source())).unwrap();
+            }
+            done.store(true, Ordering::Relaxed);
+            tidier.join().unwrap();
+        });
     }
 
     /// A folder that goes away between being made and being filled costs nobody an error.

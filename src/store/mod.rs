@@ -21,7 +21,7 @@ pub(crate) use sweep::LEASE;
 pub use walk::{Depth, ImageFolder, RenditionFile, Unfinished, Walk, Walked};
 
 use crate::{
-    model::{ImageFormat, RenditionKey, SourceFacts, SourceKey, SourceRef, SourceVersion},
+    model::{FocalPoint, ImageFormat, RenditionKey, SourceFacts, SourceKey, SourceRef, SourceVersion},
     render::look::Findings,
 };
 
@@ -69,7 +69,7 @@ impl std::ops::Add for Removed {
 
 /// What the store remembers about a source image beside its renditions: the version last seen, and what a probe of it
 /// found. It spares a probe after a restart, and it names the renditions of an original that is gone.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SourceRecord {
     /// Which image it is of: the folder's name is a digest, which nobody can read. `None` in a record that an earlier version
     /// wrote.
@@ -82,6 +82,33 @@ pub struct SourceRecord {
     /// What looks at its pixels have found.
     #[serde(default)]
     pub findings: Findings,
+    /// The focal points that its renditions were planned with, the last of them last: with these it is known what a preset's
+    /// renditions are called, whatever the catalogue says by now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub focal_points: Vec<FocalPoint>,
+}
+
+impl SourceRecord {
+    /// Focal points kept for one source image; the oldest is forgotten for a new one.
+    const MOST_FOCAL_POINTS: usize = 8;
+
+    /// What a probe has found in a version of a source image.
+    pub fn new(location: SourceRef, version: SourceVersion, facts: SourceFacts) -> Self {
+        let (findings, focal_points) = (Findings::default(), Vec::new());
+        Self { location: Some(location), version, facts, findings, focal_points }
+    }
+
+    /// Notes a focal point: whether it is a new one.
+    pub fn note_focal_point(&mut self, point: FocalPoint) -> bool {
+        let is_new = !self.focal_points.contains(&point);
+        if is_new {
+            if self.focal_points.len() == Self::MOST_FOCAL_POINTS {
+                self.focal_points.remove(0);
+            }
+            self.focal_points.push(point);
+        }
+        is_new
+    }
 }
 
 /// A rendition being written. It has a temporary name until it is published; dropped before that, it is gone.
@@ -124,6 +151,16 @@ pub trait Store: Send + Sync {
     /// or after as it comes, and whoever has one of them open goes on reading.
     fn remove<'a>(&'a self, source: &'a SourceKey) -> Pending<'a, Removed>;
 
+    /// Opens a stored rendition for reading, by the path that a walk has found. `None` if it is gone.
+    fn open<'a>(&'a self, path: &'a str) -> Pending<'a, Option<File>>;
+
+    /// Removes renditions that a walk has found. What is gone already does not count, as far as the store can tell.
+    fn discard<'a>(&'a self, renditions: &'a [RenditionFile]) -> Pending<'a, Removed>;
+
+    /// Removes what is remembered about a source image that has no renditions, and its folder: whether it did. A rendition that
+    /// is published meanwhile keeps its record.
+    fn tidy<'a>(&'a self, source: &'a SourceKey) -> Pending<'a, bool>;
+
     /// Goes through all that is stored, one source image after the other, in no order. Holds what is of one image at a time,
     /// however much there is, and waits for whoever takes what it finds: dropped, it ends. What is written, renamed or removed
     /// meanwhile is found or not, and is never an error.
@@ -148,8 +185,8 @@ pub trait Store: Send + Sync {
     /// Writes, renames and removes a file, for `check` and readiness: a sentence about it.
     fn probe(&self) -> Pending<'_, String>;
 
-    /// Removes what crashed processes left behind: how many files.
-    fn sweep(&self) -> Pending<'_, u64>;
+    /// Removes what crashed processes left behind, or with `dry_run` only counts it: how many files.
+    fn sweep(&self, dry_run: bool) -> Pending<'_, u64>;
 }
 
 /// A call of the store that failed.

@@ -9,12 +9,16 @@ use bytes::Bytes;
 use rustix::fs::{Mode, OFlags};
 
 use super::{
-    Depth, Draft, Pending, RECORD, RECORD_BYTES, Removed, SourceRecord, Store, StoreError, StoredRendition, Walk, walk,
+    Depth, Draft, Pending, RECORD, RECORD_BYTES, Removed, RenditionFile, SourceRecord, Store, StoreError,
+    StoredRendition, Walk, walk,
 };
 use crate::{
     model::{RenditionKey, SourceKey, key::LAYOUT},
-    remote::s3::{self, Bucket, Creation, S3Error},
+    remote::s3::{self, Bucket, Creation, S3Error, S3ErrorKind},
 };
+
+/// Longest rendition that is read back, to see whether it is whole.
+const MAX_RENDITION_BYTES: u64 = 1 << 30;
 
 /// A store in a bucket.
 pub struct S3Store {
@@ -45,10 +49,7 @@ impl S3Store {
     }
 
     fn begin(&self, key: &RenditionKey) -> Result<Box<dyn Draft>, StoreError> {
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let file = rustix::fs::open(&self.drafts, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|error| StoreError::new("make a file in originals.root", &error.into()))?;
-        Ok(Box::new(S3Draft { file: file.into(), key: key.clone(), bucket: self.bucket.clone() }))
+        Ok(Box::new(S3Draft { file: self.nameless()?, key: key.clone(), bucket: self.bucket.clone() }))
     }
 
     async fn recorded(&self, source: &SourceKey) -> Result<Option<SourceRecord>, StoreError> {
@@ -66,6 +67,48 @@ impl S3Store {
         let is_rendition = |key: &str| !key.rsplit('/').next().unwrap_or(key).starts_with('.');
         let renditions = listed.iter().filter(|(key, _)| is_rendition(key));
         Ok(renditions.fold(Removed::default(), |all, (_, bytes)| all + Removed { files: 1, bytes: *bytes }))
+    }
+
+    async fn fetch(&self, key: &str) -> Result<Option<File>, StoreError> {
+        let copy = self.bucket.get(key, self.nameless()?, MAX_RENDITION_BYTES).await;
+        match copy {
+            Ok((object, _)) if object.bytes > MAX_RENDITION_BYTES => {
+                let error = io::Error::other(format!("it has more than {MAX_RENDITION_BYTES} bytes"));
+                Err(StoreError::new("read a rendition", &error))
+            }
+            Ok((_, file)) => Ok(Some(file)),
+            Err(error) if error.kind == S3ErrorKind::NoSuchKey => Ok(None),
+            Err(error) => Err(failed("read a rendition", &error)),
+        }
+    }
+
+    /// A bucket does not say what it has removed: what a walk has found counts.
+    async fn delete(&self, renditions: &[RenditionFile]) -> Result<Removed, StoreError> {
+        let keys: Vec<String> = renditions.iter().map(|rendition| rendition.path.clone()).collect();
+        self.bucket.delete_all(&keys).await.map_err(|error| failed("remove objects", &error))?;
+        let of = |rendition: &RenditionFile| Removed { files: 1, bytes: rendition.bytes };
+        Ok(renditions.iter().map(of).fold(Removed::default(), |all, one| all + one))
+    }
+
+    /// A bucket has no folders: between the listing and the removal a rendition may be published, and has no record then. The
+    /// next request for its image after a restart writes one.
+    async fn take_lone_record(&self, source: &SourceKey) -> Result<bool, StoreError> {
+        let listed = self.bucket.list(&source.directory()).await;
+        let listed = listed.map_err(|error| failed("list a source image's objects", &error))?;
+        let [(key, _)] = listed.as_slice() else { return Ok(false) };
+        if *key != record_key(source) {
+            return Ok(false);
+        }
+        self.bucket.delete(key).await.map_err(|error| failed("remove a record", &error))?;
+        Ok(true)
+    }
+
+    /// A file of this machine without a name.
+    fn nameless(&self) -> Result<File, StoreError> {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&self.drafts, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|error| StoreError::new("make a file in originals.root", &error.into()))?;
+        Ok(file.into())
     }
 
     async fn try_out(&self) -> Result<String, StoreError> {
@@ -179,6 +222,18 @@ impl Store for S3Store {
         Box::pin(self.take_away(source))
     }
 
+    fn open<'a>(&'a self, path: &'a str) -> Pending<'a, Option<File>> {
+        Box::pin(self.fetch(path))
+    }
+
+    fn discard<'a>(&'a self, renditions: &'a [RenditionFile]) -> Pending<'a, Removed> {
+        Box::pin(self.delete(renditions))
+    }
+
+    fn tidy<'a>(&'a self, source: &'a SourceKey) -> Pending<'a, bool> {
+        Box::pin(self.take_lone_record(source))
+    }
+
     fn walk(&self, depth: Depth) -> Walk {
         walk::of_objects(self.bucket.clone(), depth)
     }
@@ -188,7 +243,7 @@ impl Store for S3Store {
     }
 
     /// Nothing has a name before it is whole.
-    fn sweep(&self) -> Pending<'_, u64> {
+    fn sweep(&self, _dry_run: bool) -> Pending<'_, u64> {
         Box::pin(std::future::ready(Ok(0)))
     }
 }

@@ -27,8 +27,8 @@ fn is_abandoned(owner: &Owner, name: &str, changed: SystemTime, lives: &mut Live
     gone || changed.elapsed().is_ok_and(|age| age > ABANDONED_AFTER)
 }
 
-/// Removes abandoned temporary files from the folder of drafts: how many.
-pub(super) fn sweep(folder: &Path, owner: &Owner) -> io::Result<u64> {
+/// Removes abandoned temporary files from the folder of drafts, or with `dry_run` only counts them: how many.
+pub(super) fn sweep(folder: &Path, owner: &Owner, dry_run: bool) -> io::Result<u64> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
@@ -44,8 +44,8 @@ pub(super) fn sweep(folder: &Path, owner: &Owner) -> io::Result<u64> {
         let Ok(metadata) = entry.metadata() else { continue };
         // Not when it was modified: a rendition that is about to be published has been given a date in the past.
         let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(metadata.ctime().try_into().unwrap_or(0));
-        if metadata.is_file() && is_abandoned(owner, name, changed, &mut lives) && fs::remove_file(entry.path()).is_ok()
-        {
+        let is_left = metadata.is_file() && is_abandoned(owner, name, changed, &mut lives);
+        if is_left && (dry_run || fs::remove_file(entry.path()).is_ok()) {
             removed += 1;
         }
     }
@@ -80,7 +80,8 @@ mod tests {
         let lease = folder.path().join(".lease-abc.webp");
         fs::write(&lease, "x").unwrap();
 
-        assert_eq!(sweep(folder.path(), &owner).unwrap(), 3);
+        assert_eq!(sweep(folder.path(), &owner, true).unwrap(), 3);
+        assert_eq!(sweep(folder.path(), &owner, false).unwrap(), 3, "they were only counted");
         for name in [&mine, &theirs, &far, &"other".to_owned()] {
             assert!(folder.path().join(name).exists(), "{name}");
         }
@@ -102,6 +103,6 @@ mod tests {
 
     #[test]
     fn no_folder_no_leftovers() {
-        assert_eq!(sweep(Path::new("/nonexistent/drafts"), &Owner::this_process()).unwrap(), 0);
+        assert_eq!(sweep(Path::new("/nonexistent/drafts"), &Owner::this_process(), false).unwrap(), 0);
     }
 }

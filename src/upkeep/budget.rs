@@ -6,8 +6,8 @@ use crate::{
 };
 
 /// Compares the store's index with the disk, and takes out what is too much by `[store]`: to the end, and as carefully as the
-/// service does it in small steps. Whatever else has removed or added files is counted by this. `None` for a store that has no
-/// index: a bucket.
+/// service does it in small steps. Whatever else has removed or added files is counted by this. `None` for a store
+/// without bounds.
 ///
 /// # Errors
 /// When the index cannot be used.

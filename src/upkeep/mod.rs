@@ -1,13 +1,18 @@
-//! What is done to images outside of requests for them: taking their renditions away, and making them ahead of time.
+//! What is done to images outside of requests for them: taking their renditions away, making them ahead of time, and seeing
+//! what there is.
 
 mod budget;
+mod gc;
 mod news;
 mod purge;
+mod usage;
 mod warm;
 
 pub use budget::enforce_budget;
+pub use gc::{Collected, Damaged, GcOptions, Progress, Reason, Tally, gc};
 pub use news::heed;
-pub use purge::{PurgeError, Purged, purge};
+pub use purge::{PurgeError, Purged, Scope, purge, purge_all_of};
+pub use usage::{OfImage, Usage, usage};
 pub use warm::{MAX_RENDITIONS, Task, Warmed, tasks, warm};
 
 use std::sync::Arc;

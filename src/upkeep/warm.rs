@@ -51,6 +51,13 @@ pub struct Task {
     is_optional: bool,
 }
 
+impl Task {
+    /// What is made, for one kind of client.
+    pub fn spec(&self) -> &FilterSpec {
+        &self.spec
+    }
+}
+
 /// What a spec stands for: itself, or for `format-auto` what each kind of client gets.
 pub fn tasks(spec: FilterSpec) -> Vec<Task> {
     if !spec.is_auto() {

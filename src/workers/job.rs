@@ -94,6 +94,11 @@ pub enum Task {
         /// What to look for.
         look: Look,
     },
+    /// See whether a rendition is whole.
+    Verify {
+        /// How to decode it.
+        plan: Plan,
+    },
 }
 
 /// A worker's first message: it is in its sandbox and waits for jobs.
@@ -122,6 +127,8 @@ pub enum Answer {
     Probed(SourceFacts),
     /// What a look has found, in pixels of the upright source.
     Looked(PixelRect),
+    /// The file is whole.
+    Verified,
     /// The output holds a rendition.
     Rendered(RenderReport),
     /// The source is no image, or not one that can be rendered.

@@ -170,6 +170,7 @@ impl Keeper {
                 }
                 _ => return None,
             },
+            (Answer::Verified, None) if matches!(work.task, Task::Verify { .. }) => Ok(Answer::Verified),
             (Answer::Rendered(report), Some(output)) => {
                 // What it claims to have written is there, and nothing else. A disk that cannot say is no fault of the worker's.
                 let written = match rustix::io::retry_on_intr(|| rustix::fs::fstat(output)) {
@@ -192,6 +193,7 @@ impl Keeper {
             (
                 Answer::Probed(_)
                 | Answer::Looked(_)
+                | Answer::Verified
                 | Answer::Rendered(_)
                 | Answer::Output(_)
                 | Answer::Panicked { .. },

@@ -256,6 +256,31 @@ impl Pool {
         }
     }
 
+    /// Sees whether a rendition, of these facts, is whole: decodes all of it, behind everything that somebody waits for.
+    ///
+    /// # Errors
+    /// See [`JobError`]; of a damaged file, [`JobError::Render`].
+    pub async fn verify(&self, rendition: &File, facts: &SourceFacts, deadline: Instant) -> Result<(), JobError> {
+        let (source, origin, length) = self.admit(rendition)?;
+        let plan = Plan::to_verify(facts);
+        let work = Work {
+            memory_bytes: plan.verify_bytes(length),
+            origin,
+            decode: None,
+            cost: cost(&plan),
+            task: Task::Verify { plan },
+            source,
+            output: None,
+            mark: None,
+            max_source_bytes: self.shared.config.max_source_bytes,
+            deadline,
+        };
+        match self.shared.admission.enter(Lane::Warm, work)?.answer(pending()).await? {
+            Answer::Verified => Ok(()),
+            _ => Err(JobError::Lost), // its keeper lets nothing else pass
+        }
+    }
+
     /// Carries out a plan: reads the source, of `source_bytes` when it was planned, and makes the output hold the rendition
     /// and nothing else.
     ///

@@ -69,6 +69,30 @@ fn the_longest_unused_go_and_last_uses_survive_a_restart() {
     assert!(ask(&site, 20..36).iter().all(|file| file.exists()));
 }
 
+/// `gc` sees to the bounds too, without a service, and finds what came and went by other hands.
+#[test]
+fn gc_enforces_the_budget() {
+    let mut site = site("max_files = 20", "");
+    ask(&site, 20..36);
+    assert_holds(&site, 16);
+    site.signal(Signal::TERM);
+    site.wait();
+    fs::remove_file(&site.stored()[0]).unwrap();
+    std::thread::sleep(IDLE);
+    site.configure("[store]\nindex = \"{dir}/index\"\neviction_grace_seconds = 2\nmax_files = 10\n");
+    let gc = |arguments: &[&str]| {
+        let output = site.run(&[&["gc", "--json"], arguments].concat());
+        assert!(output.status.success(), "{output:?}");
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        said["budget"].clone()
+    };
+    let dry = gc(&["--dry-run"]);
+    assert_eq!((&dry["files"], &dry["stored_files"], site.stored().len()), (&6.into(), &15.into(), 15), "{dry}");
+    let done = gc(&[]);
+    assert_eq!((&done["files"], &done["stored_files"], site.stored().len()), (&6.into(), &9.into(), 9), "{done}");
+    assert_eq!(done["is_over"], false);
+}
+
 #[test]
 fn nothing_goes_within_the_grace_period() {
     let site = site("max_files = 5\neviction_grace_seconds = 600", "");

@@ -15,6 +15,7 @@ mod decoders;
 mod forward;
 mod gate;
 mod gates;
+mod gc;
 mod geometry;
 mod handoff;
 #[allow(dead_code, reason = "shared with tests/faults, which uses the rest")]

@@ -128,6 +128,40 @@ fn originals_and_renditions_are_where_no_folder_is() {
 }
 
 #[test]
+fn a_bucket_is_collected_counted_and_purged_as_a_folder_is() {
+    for kind in buckets::kinds() {
+        let more = More { source_s3: FRESH, store: "gc_grace_seconds = 0\n", ..More::default() };
+        let far = Far::start(kind, &more);
+        let said = |arguments: &[&str]| -> serde_json::Value {
+            let output = far.site.run(&[arguments, &["--json"]].concat());
+            assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+            serde_json::from_slice(&output.stdout).unwrap()
+        };
+        for (vector, specs) in [("photo_land.jpg", &["width-60", "width-61"][..]), ("photo_port.jpg", &["width-60"])] {
+            far.originals.add(vector, "a.jpg");
+            for spec in specs {
+                assert_eq!(far.site.gate("GET", &far.sign("a.jpg", spec), "").status, 200, "{kind}");
+            }
+        }
+        let usage = said(&["du"]);
+        assert_eq!((&usage["stored"]["files"], &usage["outdated"]["files"]), (&3.into(), &2.into()), "{kind}: {usage}");
+        assert_eq!(usage["largest"][0]["image"], "far/a.jpg");
+        assert_eq!(said(&["gc", "--dry-run"])["found"]["old_generation"]["files"], 2, "{kind}");
+        let collected = said(&["gc", "--verify"]);
+        assert_eq!(collected["removed"]["old_generation"]["files"], 2, "{kind}: {collected}");
+        assert_eq!((&collected["damaged"], &collected["unverified"]), (&serde_json::json!([]), &().into()));
+        assert_eq!(far.stored().len(), 1, "{kind}");
+        far.originals.run(far.originals.bucket.delete("a.jpg")).unwrap();
+        assert_eq!(said(&["gc", "--orphans"])["removed"]["original_gone"]["files"], 1, "{kind}");
+        assert_eq!(far.renditions.run(far.renditions.bucket.list("pictures")).unwrap(), [], "{kind}");
+        far.originals.add("photo_land.jpg", "b.jpg");
+        assert_eq!(far.site.gate("GET", &far.sign("b.jpg", "width-60"), "").status, 200, "{kind}");
+        assert_eq!(said(&["purge", "--source", "far"])["files"], 1, "{kind}");
+        assert_eq!(far.renditions.run(far.renditions.bucket.list("pictures")).unwrap(), [], "{kind}");
+    }
+}
+
+#[test]
 fn a_rendition_that_vanishes_or_is_refused_is_fetched_again() {
     if !buckets::is_there("s3s-fs") {
         return;

@@ -315,7 +315,7 @@ proxy_cache_path {} levels=1:2 keys_zone=sendimage_verdicts:16m max_size=256m in
             prefix_bare = self.config.offload.internal_prefix.trim_end_matches('/'),
             root = self.store_root,
         );
-        self.file_settings(text, &self.open_files(1));
+        self.file_settings(text, &self.open_files(1)); // Config::held_open_seconds says so to who purges
         text.push_str("    }\n");
     }
 

@@ -25,7 +25,7 @@ use crate::{
     http::request_id::{RequestId, X_REQUEST_ID},
     offload::Body,
     spec::FilterSpec,
-    upkeep::{self, MAX_RENDITIONS, Purged, Warmed},
+    upkeep::{self, MAX_RENDITIONS, Purged, Scope, Warmed},
 };
 
 /// Longest body: some six thousand references.
@@ -149,7 +149,7 @@ async fn carry_out(
         }
         Call::Purge => {
             let purged = purge(app, parse(&body)?).await?;
-            let Purged { images, files, bytes, unknown } = &purged;
+            let Purged { images, files, bytes, unknown, .. } = &purged;
             let says = format!("{images} images, {files} files, {bytes} bytes removed, {} unknown", unknown.len());
             Ok(done(&purged, says))
         }
@@ -297,15 +297,48 @@ fn sign(app: &App, body: SignBody) -> Result<Signed, CallError> {
     })
 }
 
-/// The body of `POST /purge`.
+/// The body of `POST /purge`: one of these.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PurgeBody {
-    refs: Vec<String>,
+    refs: Option<Vec<String>>,
+    source: Option<String>,
+    prefix: Option<String>,
+    preset: Option<String>,
+    all: Option<bool>,
 }
 
 async fn purge(app: &App, body: PurgeBody) -> Result<Purged, CallError> {
-    Ok(upkeep::purge(app, &subjects(body.refs)?).await?)
+    let PurgeBody { refs, source, prefix, preset, all } = body;
+    if all == Some(false) {
+        return Err(CallError::field("all", "true, or leave it away"));
+    }
+    let scopes =
+        [source.map(Scope::Source), prefix.map(Scope::Prefix), preset.map(Scope::Preset), all.map(|_| Scope::All)];
+    let mut scopes = scopes.into_iter().flatten();
+    match (refs, scopes.next(), scopes.next()) {
+        (Some(refs), None, None) => Ok(upkeep::purge(app, &subjects(refs)?).await?),
+        (None, Some(scope), None) => {
+            check_scope(app, &scope)?;
+            Ok(upkeep::purge_all_of(app, &scope).await?)
+        }
+        (None, None, _) => Err(CallError::field("refs", "give this, or source, prefix, preset or all")),
+        _ => Err(CallError::field("", "Give one of refs, source, prefix, preset and all")),
+    }
+}
+
+/// A slip of the pen must not look like a purge that found nothing.
+fn check_scope(app: &App, scope: &Scope) -> Result<(), CallError> {
+    match scope {
+        Scope::Preset(name) if !app.config().presets.contains_key(name) => {
+            Err(CallError::field("preset", format!("there is no preset {name:?}")))
+        }
+        Scope::Prefix(prefix) if !prefix.contains('/') => {
+            Err(CallError::field("prefix", "is source/path, or the beginning of one: at least source/"))
+        }
+        Scope::Source(name) if name.is_empty() => Err(CallError::field("source", "is empty")),
+        _ => Ok(()),
+    }
 }
 
 /// The body of `POST /warm`.

@@ -20,6 +20,8 @@ mod avif_file;
 #[forbid(unsafe_code)]
 mod bmp;
 #[forbid(unsafe_code)]
+pub mod ending;
+#[forbid(unsafe_code)]
 mod gif;
 #[forbid(unsafe_code)]
 mod gif_motion;

@@ -1,0 +1,93 @@
+//! `sendimage du`
+
+use bytesize::ByteSize;
+use clap::{Args, ValueEnum};
+
+use super::{CommandError, CommandResult, ConfigArgument, print_json, runtime, start_log, with_one_worker};
+use crate::{
+    app::App,
+    config::Config,
+    upkeep::{self, Tally, Usage},
+};
+
+/// Says what is stored: renditions and bytes, by source, by format, and by preset where that is asked for. The store is gone
+/// through, so it takes a while for a large one; it may run at any time.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A rendition is a preset's if the preset makes it of the original as it was last asked for. The rest is (other):
+specs that are no presets, presets before they were changed, originals before they were replaced."
+)]
+pub struct Arguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// Only this table
+    #[arg(long, value_name = "WHAT")]
+    by: Option<By>,
+    /// How many of the images that take the most are named
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    top: usize,
+    /// Prints the findings as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum By {
+    Source,
+    Preset,
+    Format,
+}
+
+pub fn run(arguments: &Arguments) -> CommandResult {
+    let loaded = arguments.config.load()?;
+    start_log(&loaded.config.log);
+    let usage = runtime()?.block_on(count(&loaded.config, arguments))?;
+    match arguments.json {
+        true => print_json(&usage)?,
+        false => print(&usage, arguments.by),
+    }
+    if usage.unreadable == 0 { Ok(()) } else { Err(CommandError::Silent) }
+}
+
+async fn count(config: &Config, arguments: &Arguments) -> Result<Usage, CommandError> {
+    let app = App::build(&with_one_worker(config)).await?;
+    let usage = upkeep::usage(&app, arguments.by == Some(By::Preset), arguments.top).await;
+    app.shut_down().await;
+    Ok(usage.map_err(anyhow::Error::from)?)
+}
+
+fn print(usage: &Usage, by: Option<By>) {
+    let line = |name: &str, Tally { files, bytes }: Tally| {
+        println!("{files:>9}  {:>10}  {name}", ByteSize(bytes).to_string());
+    };
+    line(&format!("renditions of {} images", usage.images), usage.stored);
+    if usage.outdated.files > 0 {
+        line("of them of originals that were replaced: gc removes those", usage.outdated);
+    }
+    let is_shown = |which| by.is_none_or(|by| by == which);
+    if is_shown(By::Source) {
+        println!("by source");
+        usage.by_source.iter().for_each(|(name, tally)| line(name, *tally));
+    }
+    if is_shown(By::Format) {
+        println!("by format");
+        usage.by_format.iter().for_each(|(name, tally)| line(name, *tally));
+    }
+    if by == Some(By::Preset) {
+        println!("by preset");
+        usage.by_preset.iter().for_each(|(name, tally)| line(name, *tally));
+    }
+    if by.is_none() && !usage.largest.is_empty() {
+        println!("largest");
+        usage.largest.iter().for_each(|image| line(&image.image, image.stored));
+    }
+    if usage.unfinished.files > 0 {
+        line("being written, or left by crashed processes", usage.unfinished);
+    }
+    if usage.foreign > 0 {
+        println!("{:>9}  {:>10}  files that sendimage never made", usage.foreign, "");
+    }
+    if usage.unreadable > 0 {
+        println!("{} parts of the store could not be read: this is not all", usage.unreadable);
+    }
+}
