@@ -12,7 +12,7 @@ use super::{
     bounds::{Excess, Reason},
     index::{Place, discard},
     keeper::evict,
-    name::{Folder, Name},
+    name::Name,
     uses::{Moment, Note, now},
 };
 use crate::{
@@ -244,7 +244,7 @@ async fn a_new_index_is_filled_from_the_disk_and_notes_are_written_down_at_the_e
     until(async || metrics.store_index_complete.get() == 1 && metrics.store_files.get() == 1500).await;
     assert_eq!(metrics.store_bytes.get(), 150_000);
     budget.uses.put(used(name(5, 7777), now(), 0));
-    budget.uses.put(Note::Emptied(Folder::clone(&name(6, 1).folder())));
+    budget.uses.put(Note::Emptied(name(6, 1).folder()));
     budget.stop().await;
     let mut index = open(budget.place.as_ref().unwrap()).await;
     let of_six = (0..1500).filter(|number| number % 40 == 6).count() as u64;

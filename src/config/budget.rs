@@ -16,9 +16,13 @@ const INDEX_IN_STATE: &str = "store-index.sqlite3";
 const OPEN_FILES_SECONDS: f64 = 1.0;
 
 impl Config {
-    /// The file of the store's index; `None` where the store keeps none. `state` is systemd's `STATE_DIRECTORY`: folders, by colons.
+    /// The file of the store's index; `None` where the store keeps none: a bucket, and a folder that has no bounds and whose config
+    /// names no index. `state` is systemd's `STATE_DIRECTORY`: folders, by colons.
     pub fn index_file(&self, state: Option<&Path>) -> Option<PathBuf> {
-        if self.store.kind != StoreKind::Fs {
+        let store = &self.store;
+        let of_totals = store.max_bytes.is_some() || store.max_files.is_some() || store.max_idle.0 > 0;
+        let is_bounded = of_totals || !store.min_free.is_zero() || !store.min_free_inodes.is_zero();
+        if store.kind != StoreKind::Fs || !(is_bounded || store.index.is_some()) {
             return None;
         }
         let first = |folders: &Path| folders.to_string_lossy().split(':').next().map(PathBuf::from);
