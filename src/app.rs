@@ -16,6 +16,7 @@ use thiserror::Error;
 
 use crate::{
     access::{KeyError, OpsToken, SignedRequest, Verifier},
+    budget::Budget,
     catalogue::{Cached, Catalogue, CatalogueError, Manifest, MySql, NoCatalogue, Postgres, Sources, Sqlite, listen},
     config::{CatalogueKind, Config, ListenAddress, RenderConfig, S3Config, SourceConfig, SourceKind, StoreKind},
     coordination::{Away, Coordination, coordinator},
@@ -30,7 +31,7 @@ use crate::{
         limits::Limits,
         plan::{Defaults, MAX_WATERMARK_PIXELS},
     },
-    renditions::{Parts, Renditions},
+    renditions::{Parts, Renditions, TermsBySpec},
     solved::Solved,
     source::{Freshness, FsSource, HttpBackend, Originals, RemoteSource, S3Source, Source},
     store::{FsStore, S3Store, Store},
@@ -52,6 +53,8 @@ pub struct App {
     pub sources: BTreeMap<String, Arc<dyn Source>>,
     /// The store, for `check`, readiness and the sweep.
     pub store: Arc<dyn Store>,
+    /// What the store holds, and may.
+    pub budget: Arc<Budget>,
     /// Requests answered before.
     pub solved: Solved,
     /// What `/purge`, `/warm` and `/sign` are asked with, where there are such.
@@ -114,7 +117,7 @@ impl App {
         // Keys first: a service without a usable key starts nothing.
         let verifier = Verifier::new(config)?;
         let pool = Pool::start(pool_config(&config.render), metrics.clone()).await?;
-        Self::assemble(config, verifier, metrics, pool)
+        Self::assemble(config, verifier, metrics, pool, None)
     }
 
     /// Builds a whole from a changed config, keeping metrics and render workers. This one goes on serving whoever holds it;
@@ -146,7 +149,8 @@ impl App {
                 return Err(BuildError::NeedsRestart(key));
             }
         }
-        Self::assemble(config, self.verifier.renewed(config)?, self.metrics.clone(), self.pool.clone())
+        let (metrics, pool) = (self.metrics.clone(), self.pool.clone());
+        Self::assemble(config, self.verifier.renewed(config)?, metrics, pool, Some(&self.budget))
     }
 
     fn assemble(
@@ -154,6 +158,7 @@ impl App {
         verifier: Verifier,
         metrics: Arc<Metrics>,
         pool: Arc<Pool>,
+        budget: Option<&Arc<Budget>>,
     ) -> Result<Arc<Self>, BuildError> {
         let catalogue = catalogue(config, &metrics)?;
         let originals = Arc::new(Originals::new(&config.originals));
@@ -166,6 +171,10 @@ impl App {
             None => None,
         };
         let store = store(config, bucket.as_ref());
+        let budget = match budget {
+            Some(budget) => budget.renewed(config, &store),
+            None => Budget::new(config, store.clone(), metrics.clone()),
+        };
         let marks = Arc::new(Marks::load(&config.watermarks)?);
         let svg_sources =
             config.sources.iter().filter(|(_, section)| section.svg).map(|(name, _)| name.clone()).collect();
@@ -178,7 +187,8 @@ impl App {
             svg_sources,
             marks: marks.clone(),
             deadline: Duration::from_secs_f64(config.render.deadline_seconds),
-            trust: config.store.trust(),
+            terms: TermsBySpec::new(&config.store, config.existence_by_spec(), budget.clone()),
+            budget: budget.clone(),
             metrics: metrics.clone(),
             coordination: Coordination::new(
                 coordinator(&config.coordination, &config.store, bucket.as_ref()).map_err(BuildError::Coordination)?,
@@ -202,6 +212,7 @@ impl App {
             metrics,
             sources,
             store,
+            budget,
             solved: Solved::default(),
             ops_token: OpsToken::new(&config.ops)?,
             config: config.clone(),
@@ -286,8 +297,9 @@ impl App {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Ends the render workers.
+    /// Writes down what the store's index is still to learn, and ends the render workers.
     pub async fn shut_down(&self) {
+        self.budget.stop().await;
         self.pool.shutdown().await;
     }
 

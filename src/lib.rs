@@ -35,6 +35,7 @@
 //! | [`catalogue`], [`source`], [`store`], [`offload`] | backends that do not know each other |
 //! | [`render`] | bytes and a plan to bytes; runs in a worker |
 //! | [`workers`] | the render workers: child processes, locked in |
+//! | [`budget`] | what the store holds, when it was last used, and what has to go |
 //! | [`renditions`] | make sure a rendition exists |
 //! | [`solved`] | hits answered before, and their answers |
 //! | [`app`] | the composition root |
@@ -48,6 +49,8 @@ pub mod access;
 #[forbid(unsafe_code)]
 pub mod app;
 mod at_once;
+#[forbid(unsafe_code)]
+pub mod budget;
 #[forbid(unsafe_code)]
 pub mod catalogue;
 #[forbid(unsafe_code)]

@@ -144,6 +144,10 @@ label!(
     KeyLabel { key }
 );
 label!(
+    /// Why a rendition was evicted: `max_bytes`, `max_files`, `min_free`, `min_free_inodes`, `max_idle`, `no_space`.
+    ReasonLabel { reason }
+);
+label!(
     /// A request's outcome.
     OutcomeLabel { outcome }
 );
@@ -220,6 +224,22 @@ pub struct Metrics {
     pub workers_died: Family<CauseLabel, Counter>,
     /// `sendimage_store_errors_total{kind}`.
     pub store_errors: Family<KindLabel, Counter>,
+    /// `sendimage_store_bytes`: what the renditions of a folder take, by the store's index.
+    pub store_bytes: Gauge,
+    /// `sendimage_store_files`: how many there are.
+    pub store_files: Gauge,
+    /// `sendimage_store_free_bytes`: what the store's file system has left.
+    pub store_free_bytes: Gauge,
+    /// `sendimage_store_free_inodes`.
+    pub store_free_inodes: Gauge,
+    /// `sendimage_store_over_budget`: 1 while a bound is overstepped and nothing may go.
+    pub store_over_budget: Gauge,
+    /// `sendimage_store_index_up`: whether the store's index can be used.
+    pub store_index_up: Gauge,
+    /// `sendimage_store_index_complete`: whether everything in the store was counted.
+    pub store_index_complete: Gauge,
+    store_evictions: Family<ReasonLabel, Counter>,
+    store_evicted_bytes: Family<ReasonLabel, Counter>,
     /// `sendimage_source_errors_total{class}`: questions to a source that had no good answer.
     pub source_errors: Family<ClassLabel, Counter>,
     /// `sendimage_catalogue_seconds`: time of one catalogue look-up that was not answered from the cache.
@@ -272,6 +292,15 @@ impl Metrics {
             workers_died: Family::default(),
             store_errors: Family::default(),
             source_errors: Family::default(),
+            store_bytes: Gauge::default(),
+            store_files: Gauge::default(),
+            store_free_bytes: Gauge::default(),
+            store_free_inodes: Gauge::default(),
+            store_over_budget: Gauge::default(),
+            store_index_up: Gauge::default(),
+            store_index_complete: Gauge::default(),
+            store_evictions: Family::default(),
+            store_evicted_bytes: Family::default(),
             catalogue_seconds,
             leases: Family::default(),
             coordination_up: Gauge::default(),
@@ -310,6 +339,7 @@ impl Metrics {
         );
         registry.register("workers_died", "Render workers that ended, by cause", metrics.workers_died.clone());
         registry.register("store_errors", "Failed calls of the rendition store", metrics.store_errors.clone());
+        metrics.register_store(&mut registry);
         registry.register(
             "source_errors",
             "Questions to a source without a good answer",
@@ -341,6 +371,43 @@ impl Metrics {
         registry.register("warmed", "Renditions asked for ahead of time, by outcome", metrics.warmed.clone());
         registry.register("key_uses", "Signatures that verified, by key id", metrics.key_uses.clone());
         Self { registry, ..metrics }
+    }
+
+    /// What a folder of renditions holds, and what became of it.
+    fn register_store(&self, registry: &mut Registry) {
+        registry.register_with_unit("store", "Size of the stored renditions", Unit::Bytes, self.store_bytes.clone());
+        registry.register("store_files", "Stored renditions", self.store_files.clone());
+        let free = self.store_free_bytes.clone();
+        registry.register_with_unit("store_free", "Room left in the store's file system", Unit::Bytes, free);
+        registry.register(
+            "store_free_inodes",
+            "Inodes left in the store's file system",
+            self.store_free_inodes.clone(),
+        );
+        registry.register(
+            "store_over_budget",
+            "Whether a bound is overstepped and nothing may go",
+            self.store_over_budget.clone(),
+        );
+        registry.register("store_index_up", "Whether the store's index can be used", self.store_index_up.clone());
+        registry.register(
+            "store_index_complete",
+            "Whether everything in the store was counted",
+            self.store_index_complete.clone(),
+        );
+        registry.register("store_evictions", "Renditions evicted, by reason", self.store_evictions.clone());
+        registry.register(
+            "store_evicted_bytes",
+            "Bytes of evicted renditions, by reason",
+            self.store_evicted_bytes.clone(),
+        );
+    }
+
+    /// Counts renditions that had to go.
+    pub fn evicted(&self, reason: &str, files: u64, bytes: u64) {
+        let label = ReasonLabel { reason: reason.into() };
+        self.store_evictions.get_or_create(&label).inc_by(files);
+        self.store_evicted_bytes.get_or_create(&label).inc_by(bytes);
     }
 
     /// Lets the log's own counter be read here (`sendimage_log_dropped_total`).

@@ -92,6 +92,11 @@ async fn parts(config: &Config) -> Result<Vec<Finding>, CommandError> {
         findings.push(Finding { part: format!("source {name}"), result: part });
     }
     findings.push(Finding { part: "store".into(), result: readiness.store });
+    match app.budget.probe().await {
+        Ok(None) => {}
+        Ok(Some(says)) => findings.push(finding("store.index", Ok::<_, CommandError>(says))),
+        Err(error) => findings.push(finding("store.index", Err::<String, _>(error))),
+    }
     findings.push(Finding { part: "coordination".into(), result: readiness.coordination });
     for (name, part) in watermarks {
         findings.push(Finding { part: format!("watermark {name}"), result: part });

@@ -81,9 +81,17 @@ async fn collect(config: &Config, options: &GcOptions) -> Result<Collected, Comm
     // Only to verify takes more than one.
     let app = App::build(&if options.verify { config.clone() } else { with_one_worker(config) }).await?;
     let progress = Progress::default();
-    let collected = shown(&progress, upkeep::gc(&app, options, &progress)).await;
-    // The store's bounds (max_bytes, max_files, max_idle) are enforced here once there is an index of last uses: behind the
-    // collection, which may have made room enough.
+    let mut collected = shown(&progress, upkeep::gc(&app, options, &progress)).await;
+    // Behind the collection, which may have made room enough.
+    if let Ok(collected) = &mut collected {
+        match upkeep::enforce_budget(&app, options.dry_run).await {
+            Ok(budget) => collected.budget = budget,
+            Err(error) => {
+                let says = format!("the store's index cannot be used, nothing was done about its bounds: {error}");
+                collected.stopped.get_or_insert(says);
+            }
+        }
+    }
     app.shut_down().await;
     Ok(collected.map_err(anyhow::Error::from)?)
 }
@@ -145,6 +153,16 @@ fn print(collected: &Collected, options: &GcOptions) {
     }
     if tallies.is_empty() && collected.records + collected.leftovers == 0 {
         println!("nothing {}", if is_removed { "to remove" } else { "would be removed" });
+    }
+    if let Some(budget) = &collected.budget {
+        let verb = if options.dry_run { "at the least would be evicted" } else { "evicted" };
+        let went = Tally { files: budget.files, bytes: budget.bytes };
+        if went != Tally::default() {
+            line(went, &format!("{verb}: not asked for for longest"));
+        }
+        if budget.is_over && !options.dry_run {
+            println!("a bound of the store is overstepped still: the rest was asked for a moment ago, or is pinned");
+        }
     }
     for (tally, says) in [
         (collected.waiting, "kept: out of date, and not yet for store.gc_grace_seconds"),

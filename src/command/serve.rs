@@ -87,6 +87,7 @@ pub(super) async fn serve(
     let sandbox = app.sandbox();
     tracing::info!(listen = listener.address(), ops = ops.address(), %sandbox, "ready");
     tokio::spawn(sweep(app.clone()));
+    app.budget.start(config);
 
     let (stop, stopping) = watch::channel(false);
     let drain = Duration::from_secs_f64(config.server.drain_seconds);
@@ -149,6 +150,7 @@ fn apply_changes(current: &ArcSwap<App>, reload: Option<&ConfigArgument>) {
     });
     match changed {
         Ok((app, file)) => {
+            app.budget.start(app.config());
             current.store(app);
             tracing::info!(config = origin(file.as_deref()), "the changed config is applied");
         }

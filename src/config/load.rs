@@ -132,6 +132,7 @@ impl Config {
         let buckets = self.sources.values_mut().filter_map(|source| source.s3.as_mut()).chain(self.store.s3.as_mut());
         buckets.filter_map(|bucket| bucket.secret_access_key_file.as_mut()).for_each(resolve);
         resolve(&mut self.store.root);
+        self.store.index.as_mut().map(resolve);
         resolve(&mut self.originals.root);
         self.coordination.url_file.as_mut().map(resolve);
         self.watermarks.values_mut().for_each(|watermark| resolve(&mut watermark.file));
@@ -168,6 +169,7 @@ impl Config {
             ("catalogue.timeout_seconds", self.catalogue.timeout_seconds),
             ("render.deadline_seconds", self.render.deadline_seconds),
             ("store.remember_seconds", self.store.remember_seconds),
+            ("store.eviction_grace_seconds", self.store.eviction_grace_seconds),
             ("store.gc_grace_seconds", self.store.gc_grace_seconds),
             ("coordination.lease_seconds", self.coordination.lease_seconds),
             ("coordination.timeout_seconds", self.coordination.timeout_seconds),
@@ -209,6 +211,7 @@ impl Config {
         self.check_coordination(&mut problem);
         self.check_headers(&mut problem);
         self.check_auth(&mut problem);
+        self.check_budget(&mut problem);
         for (name, source) in &self.sources {
             if source.kind == SourceKind::Fs && source.root.as_os_str().is_empty() {
                 problem(&format!("sources.{name}.root"), "is not set: the folder that originals are in".into());
@@ -370,7 +373,11 @@ impl Config {
                     .into(),
             );
         }
-        if self.store.existence != Existence::Check && !modes.into_iter().all(comes_back) {
+        let believes = |existence: &&Existence| **existence != Existence::Check;
+        let by_preset = self.store.existence_by_preset.values();
+        if by_preset.chain([&self.store.existence]).any(|existence| believes(&existence))
+            && !modes.into_iter().all(comes_back)
+        {
             problem(
                 "store.existence",
                 "must be \"check\" where a route's offload mode is \"sendfile\", \"redirect\" or \"direct\": a rendition that is \
@@ -473,14 +480,7 @@ impl Config {
     /// Keys that are understood but have no effect in this version: key and sentence. An operator who relies on one must
     /// hear of it.
     pub fn without_effect(&self) -> Vec<(&'static str, &'static str)> {
-        let mut keys = Vec::new();
-        if self.store.max_bytes.is_some() {
-            keys.push(("store.max_bytes", "the store is not bounded by this version: watch its size"));
-        }
-        if self.store.min_free.as_deref().is_some_and(|text| text != "0") {
-            keys.push(("store.min_free", "the store is not bounded by this version: watch the disk"));
-        }
-        keys
+        Vec::new()
     }
 
     /// What is allowed, and weaker than it may look: key and sentence. An operator must not forget it.
@@ -667,9 +667,37 @@ mod tests {
             ("[catalogue]\nlisten = \"a\"\n", "catalogue.listen"),
             ("[catalogue]\nmax_connections = 0\n", "catalogue.max_connections"),
             ("[catalogue]\nsource = \"media\"\n", "catalogue.source"),
+            ("[store]\nroot = \"/r\"\nmax_files = 0\n", "store.max_files"),
+            ("[store]\nroot = \"/r\"\npinned = [\"nope\"]\n", "store.pinned"),
+            ("[store]\nroot = \"/r\"\neviction_grace_seconds = 1\n", "store.eviction_grace_seconds"),
+            ("[store]\nroot = \"/r\"\nmax_idle = \"1m\"\n", "store.max_idle"),
+            ("[store]\nroot = \"/r\"\nmin_free = \"lots\"\n", "store.min_free"),
+            ("[store]\nroot = \"/r\"\nexistence_by_preset = { a = \"assume\" }\n", "store.existence_by_preset.a"),
+            (
+                "[store]\nroot = \"/r\"\nexistence_by_preset = { a = \"guess\" }\n[presets]\na = \"width-1\"\n",
+                "`assume`",
+            ),
+            (
+                "[store]\nroot = \"/r\"\nexistence_by_preset = { a = \"assume\" }\n[presets]\na = \"width-1\"\n\
+                 [offload]\nmode = \"direct\"\n",
+                "store.existence",
+            ),
+            (
+                "[store]\nroot = \"/r\"\n[store.existence_by_preset]\na = \"assume\"\nb = \"check\"\n[presets]\n\
+                 a = \"width-1\"\nb = \"width-1\"\n",
+                "store.existence_by_preset.b",
+            ),
+            ("[store]\nkind = \"s3\"\nmax_bytes = \"1GiB\"\n", "store.max_bytes"),
+            ("[store]\nkind = \"s3\"\nmax_idle = \"90d\"\n", "store.max_idle"),
             ("[routes.a]\nprefix = \"/a/\"\n[routes.b]\nprefix = \"/a/\"\n", "routes.b.prefix"),
         ] {
             let root = if text.contains("[store]") { "" } else { ROOT };
+            // A bucket's own keys come first among its problems.
+            if text.contains("s3") {
+                let all: Vec<_> = parse(text, HashMap::new(), "f").unwrap().problems();
+                assert!(all.iter().any(|(of, says)| of == key && says.contains("lifecycle")), "{all:?}");
+                continue;
+            }
             let error = parsed(&format!("{text}{root}"), &[]).unwrap_err();
             assert!(error.contains(key), "{key} is not in {error:?}");
         }

@@ -2,6 +2,7 @@
 
 mod auth;
 mod bucket;
+mod budget;
 mod load;
 mod remote;
 mod secret;
@@ -16,7 +17,7 @@ pub use auth::{AuthConfig, AuthMode, ForwardConfig, ForwardScope, JwtConfig, Tok
 pub use load::{ConfigError, Loaded, load};
 pub use remote::{CoordinationConfig, CoordinationKind, HttpSourceConfig, OriginalsConfig, S3Config};
 pub use secret::{Secret, read_secret_file};
-pub use values::{Bytes, ListenAddress, Mode};
+pub use values::{Bytes, ListenAddress, Mode, Share, Span};
 pub use wagtail::WagtailVersion;
 
 use crate::{
@@ -311,10 +312,26 @@ pub struct StoreConfig {
     pub remember_seconds: f64,
     /// `gc` leaves what is out of date alone for so long: nginx, or a client that was redirected, may still be asking for it.
     pub gc_grace_seconds: f64,
-    /// Bytes that renditions may take. Not enforced in this version; `serve` and `check` say so.
+    /// The same by preset: these are looked for in their own way. A filter spec that is spelled out as the preset's counts as it.
+    #[serde(deserialize_with = "values::one_of_each")]
+    pub existence_by_preset: BTreeMap<String, Existence>,
+    /// Bytes that renditions may take.
     pub max_bytes: Option<Bytes>,
-    /// Bytes, or a percentage, of the file system to keep free. Not enforced in this version; `serve` and `check` say so.
-    pub min_free: Option<String>,
+    /// How many renditions there may be.
+    pub max_files: Option<u64>,
+    /// Bytes, or a percentage, of the file system to keep free.
+    pub min_free: Share,
+    /// Inodes, or a percentage, of the file system to keep free.
+    pub min_free_inodes: Share,
+    /// Renditions that nobody has asked for in so long go.
+    pub max_idle: Span,
+    /// A rendition that was made or asked for less than so long ago never goes.
+    pub eviction_grace_seconds: f64,
+    /// Preset sets whose renditions never go.
+    #[serde(deserialize_with = "values::list")]
+    pub pinned: Vec<String>,
+    /// The file that sizes and last uses are kept in: on a local disk, shared by the gates of one host.
+    pub index: Option<PathBuf>,
 }
 
 impl Default for StoreConfig {
@@ -327,9 +344,16 @@ impl Default for StoreConfig {
             dir_mode: Mode(0o755),
             existence: Existence::Check,
             remember_seconds: 60.0,
+            existence_by_preset: BTreeMap::new(),
             gc_grace_seconds: 3600.0,
             max_bytes: None,
-            min_free: None,
+            max_files: None,
+            min_free: Share::default(),
+            min_free_inodes: Share::default(),
+            max_idle: Span(0),
+            eviction_grace_seconds: 300.0,
+            pinned: Vec::new(),
+            index: None,
         }
     }
 }
@@ -361,8 +385,8 @@ pub enum Existence {
 
 impl StoreConfig {
     /// For how long a rendition that was there counts as there.
-    pub fn trust(&self) -> Duration {
-        match self.existence {
+    pub fn trust(&self, existence: Existence) -> Duration {
+        match existence {
             Existence::Check => Duration::ZERO,
             Existence::Remember => Duration::from_secs_f64(self.remember_seconds),
             Existence::Assume => Duration::MAX,

@@ -1,6 +1,6 @@
 //! Values with a spelling of their own: sizes in bytes, file modes, listening addresses, lists from the environment.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
 use serde::{
     Deserialize, Deserializer,
@@ -16,6 +16,103 @@ impl<'de> Deserialize<'de> for Bytes {
         let size = bytesize::ByteSize::deserialize(deserializer)?;
         Ok(Self(size.as_u64()))
     }
+}
+
+/// A part of a file system: an amount, such as `"2GiB"` or `10000`, or a percentage, such as `"5%"`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Share {
+    /// So many bytes, or inodes.
+    Amount(u64),
+    /// So many of a hundred.
+    Percent(f64),
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self::Amount(0)
+    }
+}
+
+impl Share {
+    /// How much of `whole` it is.
+    pub fn of(self, whole: u64) -> u64 {
+        match self {
+            Self::Amount(amount) => amount,
+            Self::Percent(percent) => (whole as f64 * percent / 100.0) as u64,
+        }
+    }
+
+    /// Whether it is nothing, of whatever.
+    pub fn is_zero(self) -> bool {
+        matches!(self, Self::Amount(0)) || self == Self::Percent(0.0)
+    }
+}
+
+impl FromStr for Share {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.trim().strip_suffix('%') {
+            Some(percent) => match percent.trim().parse() {
+                Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(Self::Percent(percent)),
+                _ => Err(format!("{text:?} is no percentage")),
+            },
+            None => match text.parse::<bytesize::ByteSize>() {
+                Ok(size) => Ok(Self::Amount(size.as_u64())),
+                Err(_) => {
+                    Err(format!("{text:?} is neither an amount, such as \"2GiB\", nor a percentage, such as \"5%\""))
+                }
+            },
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Share {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        number_or_text(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// A time in seconds: a plain number, or a text such as `"90d"`, `"12h"`, `"15m"`, `"30s"`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(pub u64);
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let text = text.trim();
+        let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+        let unit = match unit {
+            "" | "s" => Some(1),
+            "m" => Some(60),
+            "h" => Some(3600),
+            "d" => Some(86_400),
+            _ => None,
+        };
+        let seconds = number.parse::<u64>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(unit));
+        seconds.map(Self).ok_or_else(|| format!("{text:?} is not a time such as \"90d\", \"12h\", \"15m\" or \"30s\""))
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        number_or_text(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// What a file may have as a number, and the environment has as a text.
+fn number_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Spelling {
+        Number(u64),
+        Text(String),
+    }
+    Ok(match Spelling::deserialize(deserializer)? {
+        Spelling::Number(number) => number.to_string(),
+        Spelling::Text(text) => text,
+    })
 }
 
 /// A word of a fixed list. Asked as a text, so that the error names the list: by itself the library names a Rust type.
@@ -34,6 +131,16 @@ where
     T: DeserializeOwned,
 {
     one_of(deserializer).map(Some)
+}
+
+/// Words of a fixed list by name, asked as [`one_of`] asks.
+pub(super) fn one_of_each<'de, D, T>(deserializer: D) -> Result<BTreeMap<String, T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    let words: BTreeMap<String, String> = BTreeMap::deserialize(deserializer)?;
+    words.into_iter().map(|(name, word)| Ok((name, T::deserialize(word.into_deserializer())?))).collect()
 }
 
 /// Permission bits, written in octal: `"0644"`.
@@ -120,5 +227,37 @@ fn scrubbed(error: &serde_json::Error) -> String {
         format!("an entry has a word that is not {names}")
     } else {
         "an entry has the wrong type".into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_amounts_or_percentages() {
+        for (text, share) in [
+            ("0", Share::Amount(0)),
+            ("2GiB", Share::Amount(2 << 30)),
+            ("10000", Share::Amount(10_000)),
+            ("5%", Share::Percent(5.0)),
+            ("0.5 %", Share::Percent(0.5)),
+        ] {
+            assert_eq!(text.parse(), Ok(share), "{text}");
+        }
+        for text in ["", "%", "-1%", "101%", "five", "NaN%"] {
+            assert!(text.parse::<Share>().is_err(), "{text}");
+        }
+        assert_eq!((Share::Percent(12.5).of(800), Share::Amount(7).of(800)), (100, 7));
+    }
+
+    #[test]
+    fn spans_have_a_unit() {
+        for (text, seconds) in [("0", 0), ("45", 45), ("30s", 30), ("15m", 900), ("12h", 43_200), ("90d", 7_776_000)] {
+            assert_eq!(text.parse(), Ok(Span(seconds)), "{text}");
+        }
+        for text in ["", "d", "1w", "-1d", "1.5h", "99999999999999999999d"] {
+            assert!(text.parse::<Span>().is_err(), "{text}");
+        }
     }
 }

@@ -4,6 +4,7 @@ mod failure;
 pub mod flight;
 mod planned;
 mod purge;
+mod terms;
 mod verify;
 
 use std::{
@@ -23,9 +24,11 @@ use failure::Memory;
 use flight::{Audience, Flights, Role};
 pub use planned::Planned;
 use planned::{Era, PlannedCache};
+pub use terms::TermsBySpec;
 pub use verify::Condition;
 
 use crate::{
+    budget::Budget,
     coordination::{Coordination, Event, Turn},
     metrics::Metrics,
     model::{FocalPoint, ImageFormat, RenditionKey, SourceFacts, SourceImage, SourceKey, SourceRef, SourceVersion},
@@ -56,7 +59,8 @@ pub struct Renditions {
     svg_sources: BTreeSet<String>,
     marks: Arc<Marks>,
     deadline: Duration,
-    trust: Duration,
+    terms: TermsBySpec,
+    budget: Arc<Budget>,
     metrics: Arc<Metrics>,
     known: Cache<SourceRef, Arc<SourceRecord>>,
     planned: PlannedCache,
@@ -89,8 +93,10 @@ pub struct Parts {
     pub marks: Arc<Marks>,
     /// From the request to the rendition.
     pub deadline: Duration,
-    /// For how long a rendition that was seen in the store counts as there: zero asks each time, `Duration::MAX` once.
-    pub trust: Duration,
+    /// How renditions are looked for, and which presets there are.
+    pub terms: TermsBySpec,
+    /// What the store holds, and may.
+    pub budget: Arc<Budget>,
     /// All metrics.
     pub metrics: Arc<Metrics>,
     /// How this gate agrees with others.
@@ -159,7 +165,7 @@ impl Renditions {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { sources, store, pool, limits, defaults, svg_sources, marks, .. } = parts;
-        let Parts { deadline, trust, metrics, coordination, .. } = parts;
+        let Parts { deadline, terms, budget, metrics, coordination, .. } = parts;
         Arc::new(Self {
             sources,
             store,
@@ -169,7 +175,8 @@ impl Renditions {
             svg_sources,
             marks,
             deadline,
-            trust,
+            terms,
+            budget,
             metrics,
             known: Cache::new(KNOWN_SOURCES),
             planned: PlannedCache::default(),
@@ -246,15 +253,15 @@ impl Renditions {
         let Some(source) = self.sources.get(&image.location.source) else { return false };
         let Some(Ok(stat)) = source.stat_now(&image.location.path) else { return false };
         let era = self.era();
-        planned.is_of(stat, image)
-            && (planned.remembered(self.trust, era).is_some() || {
-                // That it was not found says nothing: some stores cannot tell at once.
-                let found = self.store.find_now(&planned.key);
-                found.is_some_and(|bytes| {
-                    self.note(planned, Some(bytes), era);
-                    true
-                })
-            })
+        if !planned.is_of(stat, image) {
+            return false;
+        }
+        let bytes = planned.believed(era).or_else(|| {
+            // That it was not found says nothing: some stores cannot tell at once.
+            let found = self.store.find_now(&planned.key);
+            found.inspect(|bytes| self.note(planned, Some(*bytes), era))
+        });
+        bytes.inspect(|bytes| self.note_use(planned, *bytes)).is_some()
     }
 
     /// What the rendition of a spec is called, as far as a source image's record tells: the paths for each focal point that it was
@@ -417,8 +424,13 @@ impl Renditions {
 
     /// The rendition, if it is stored: as far as memory is trusted by its word, else by the disk's.
     async fn stored(&self, planned: &Planned, ask: Ask) -> Result<Option<StoredRendition>, EnsureError> {
+        let stored = self.find_stored(planned, ask).await?;
+        Ok(stored.inspect(|stored| self.note_use(planned, stored.bytes)))
+    }
+
+    async fn find_stored(&self, planned: &Planned, ask: Ask) -> Result<Option<StoredRendition>, EnsureError> {
         let era = self.era();
-        if let Some(bytes) = planned.remembered(self.trust, era).filter(|_| ask == Ask::Memory) {
+        if let Some(bytes) = planned.believed(era).filter(|_| ask == Ask::Memory) {
             return Ok(Some(StoredRendition::new(&planned.key, bytes)));
         }
         if let Some(bytes) = self.told_of(planned, era).filter(|_| ask == Ask::Memory) {
@@ -430,7 +442,7 @@ impl Renditions {
             Err(error) => {
                 let error = self.store_failed(error);
                 // Where memory counts, it counts for longer while the store is away: what nginx keeps of it goes on being served.
-                let once = if self.trust.is_zero() { None } else { planned.remembered(Duration::MAX, era) };
+                let once = if planned.terms.trust.is_zero() { None } else { planned.remembered(Duration::MAX, era) };
                 return match once.filter(|_| ask == Ask::Memory) {
                     Some(bytes) => Ok(Some(StoredRendition::new(&planned.key, bytes))),
                     None => Err(error),
@@ -474,7 +486,8 @@ impl Renditions {
         if let Some(point) = image.focal_point.filter(|point| !record.focal_points.contains(point) && source_is_there) {
             self.note_focal_point(location, &record, point).await;
         }
-        Ok(self.planned.insert(Planned::new(location, &record.version, spec, image.focal_point, plan)))
+        let terms = self.terms.of(spec);
+        Ok(self.planned.insert(Planned::new(location, &record.version, spec, image.focal_point, plan, terms)))
     }
 
     fn source(&self, location: &SourceRef) -> Result<&Arc<dyn Source>, EnsureError> {
@@ -640,11 +653,15 @@ impl Renditions {
             Turn::Late => return Err(EnsureError::TimedOut { started: false }),
             Turn::GivenUp => return Err(EnsureError::Unwanted),
         };
-        let result = self.render_and_store(location, planned, lane, deadline, unwanted).await;
+        let mut result = self.render_and_store(location, planned, lane, deadline, unwanted.as_mut()).await;
+        if has_no_room(&result) && self.budget.make_room(deadline).await {
+            result = self.render_and_store(location, planned, lane, deadline, unwanted).await;
+        }
         // Given back behind the answer.
         drop(lease);
         let outcome = match &result {
             Ok(stored) => {
+                self.budget.note_made(&planned.noted, &planned.key, stored.bytes, planned.terms.preset);
                 self.coordination.tell(Event::Made { path: stored.path.clone(), bytes: stored.bytes });
                 "rendered"
             }
@@ -701,21 +718,27 @@ impl Renditions {
 
     /// Remembers what a look has found that began in `era`, where the config lets memory count.
     fn note(&self, planned: &Planned, bytes: Option<u64>, era: Era) {
-        if !self.trust.is_zero() {
+        if !planned.terms.trust.is_zero() {
             planned.note(bytes, era);
         }
     }
 
+    /// Notes for the store's index that a rendition was asked for.
+    fn note_use(&self, planned: &Planned, bytes: u64) {
+        self.budget.note_use(&planned.noted, &planned.key, bytes, planned.terms.preset);
+    }
+
     /// The length of a rendition that another gate has told of, where the config lets memory count.
     fn told_of(&self, planned: &Planned, era: Era) -> Option<u64> {
-        if self.trust.is_zero() {
+        if planned.terms.trust.is_zero() {
             return None;
         }
         self.told.get(planned.key.path()).filter(|(_, of)| *of == era).map(|(bytes, _)| bytes)
     }
 
     fn era(&self) -> Era {
-        Era(self.purges.load(Ordering::Acquire))
+        // Evictions as well as purges take away what was seen.
+        Era(self.purges.load(Ordering::Acquire) + self.budget.steps())
     }
 
     fn store_failed(&self, error: crate::store::StoreError) -> EnsureError {
@@ -731,6 +754,11 @@ async fn unwanted<V>(audience: Audience<V>, lane: Lane) {
         () = audience.left() => {}
         () = audience.hurried(), if lane == Lane::Warm => {}
     }
+}
+
+/// Whether a render was lost for want of room: bytes, inodes or a quota.
+fn has_no_room(result: &Result<StoredRendition, EnsureError>) -> bool {
+    matches!(result, Err(EnsureError::Store(error)) if matches!(error.kind, "enospc" | "edquot"))
 }
 
 /// How long a source image that was written a moment ago has to be left alone.

@@ -12,7 +12,9 @@ use std::{
 
 use moka::sync::Cache;
 
+use super::terms::Terms;
 use crate::{
+    budget::LastNoted,
     model::{FocalPoint, RenditionKey, SourceImage, SourceRef, SourceVersion},
     render::plan::Plan,
     source::Stat,
@@ -34,6 +36,10 @@ pub struct Planned {
     /// The rendition's key.
     pub key: RenditionKey,
     seen: Seen,
+    /// How it is looked for, and what its uses are noted under.
+    pub(super) terms: Terms,
+    /// When its last use was noted for the store's index.
+    pub(super) noted: LastNoted,
 }
 
 /// When the rendition was last found in the store or put there, and how long it was. Numbers without a lock: nobody is told
@@ -60,16 +66,27 @@ fn clock_ms() -> u64 {
 
 impl Planned {
     /// Names what a plan makes.
-    pub fn new(
+    pub(super) fn new(
         location: &SourceRef,
         version: &SourceVersion,
         spec: &FilterSpec,
         focal_point: Option<FocalPoint>,
         plan: Plan,
+        terms: Terms,
     ) -> Self {
         let key = RenditionKey::new(location, version, &plan.recipe(), plan.encoding.format());
         let (location, version, spec) = (location.clone(), version.clone(), spec.clone());
-        Self { location, version, spec, focal_point, plan, key, seen: Seen::default() }
+        Self {
+            location,
+            version,
+            spec,
+            focal_point,
+            plan,
+            key,
+            seen: Seen::default(),
+            terms,
+            noted: LastNoted::default(),
+        }
     }
 
     /// Whether it was solved for this version of a source image.
@@ -84,6 +101,11 @@ impl Planned {
             self.seen.era.store(era.0, Ordering::Relaxed);
         }
         self.seen.at_ms.store(bytes.map_or(0, |_| clock_ms()), Ordering::Release);
+    }
+
+    /// The rendition's length, if memory counts for it by its terms: it was seen in this era, and lately enough.
+    pub(super) fn believed(&self, era: Era) -> Option<u64> {
+        self.remembered(self.terms.trust, era)
     }
 
     /// The rendition's length, if it was seen in this era and less than `trust` ago. `Duration::MAX` trusts for ever, zero
@@ -164,7 +186,8 @@ mod tests {
         let plan = Plan::whole(serde_json::from_str(facts).unwrap(), Encoding::Png);
         let location = SourceRef { source: "media".into(), path: MediaPath::parse("a.jpg").unwrap() };
         let version = SourceVersion { bytes: 1, modified_ns: 1, etag: None, file_hash: None };
-        let planned = Planned::new(&location, &version, &FilterSpec::parse("original").unwrap(), None, plan);
+        let planned =
+            Planned::new(&location, &version, &FilterSpec::parse("original").unwrap(), None, plan, Terms::default());
         let believed = |era| planned.remembered(Duration::MAX, era);
         let (before, after) = (Era(1), Era(2));
         planned.note(Some(7), before);

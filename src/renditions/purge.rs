@@ -50,6 +50,7 @@ impl Renditions {
         locations: &HashSet<SourceRef>,
     ) -> Result<Removed, StoreError> {
         let removed = self.store.discard(files).await.inspect_err(|error| self.metrics.store_error(error.kind));
+        files.iter().for_each(|file| self.budget.note_removed(&file.path));
         self.forget(locations).await;
         self.purges.fetch_add(1, Ordering::AcqRel);
         removed
@@ -71,7 +72,7 @@ impl Renditions {
 
     /// Notes that another gate has made a rendition, where the config lets memory count.
     pub fn note_made(&self, path: String, bytes: u64) {
-        if !self.trust.is_zero() {
+        if self.terms.believe() {
             self.told.insert(path, (bytes, self.era()));
         }
     }
@@ -80,7 +81,10 @@ impl Renditions {
         let mut removed = Ok(Removed::default());
         for key in keys {
             match self.store.remove(key).await {
-                Ok(of_this) => removed = removed.map(|all| all + of_this),
+                Ok(of_this) => {
+                    self.budget.note_emptied(key);
+                    removed = removed.map(|all| all + of_this);
+                }
                 Err(error) => {
                     self.metrics.store_error(error.kind);
                     removed = removed.and(Err(error));

@@ -25,8 +25,8 @@ use rustix::{
 };
 
 use super::{
-    Depth, Draft, Owner, Pending, RECORD, RECORD_BYTES, Removed, RenditionFile, SourceRecord, Store, StoreError,
-    StoredRendition, Walk, sweep, walk,
+    Candidate, Depth, Draft, Evicted, Owner, Pending, RECORD, RECORD_BYTES, Removed, RenditionFile, SourceRecord,
+    Space, Store, StoreError, StoredRendition, Walk, evict, sweep, walk,
 };
 use crate::{
     config::StoreConfig,
@@ -201,6 +201,37 @@ impl Inner {
             Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => Ok(removed),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Removes single renditions, and what is left of their folders when they were the last.
+    fn evict(self: &Arc<Self>, candidates: &[Candidate]) -> Vec<Evicted> {
+        let evict = |Candidate { path, made_before }: &Candidate| {
+            let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
+            let folder = match self.open_dir(directory) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Evicted::Absent),
+                result => result?,
+            };
+            let evicted = evict::evict(&folder, name, *made_before)?;
+            let image = directory.rsplit_once('/').and_then(|(_, name)| SourceKey::of_directory_name(name));
+            // A store that keeps neither records nor folders of what nobody wants stays small. What cannot go is for `gc`.
+            if let (Evicted::Removed { .. }, Some(image)) = (&evicted, image) {
+                let _ = self.tidy(&image);
+            }
+            Ok(evicted)
+        };
+        let failed = |error| Evicted::Failed(StoreError::new("remove a rendition", &error));
+        candidates.iter().map(|candidate| evict(candidate).unwrap_or_else(failed)).collect()
+    }
+
+    /// The room of the root's file system; its parent's, while it is not there yet.
+    fn space(&self) -> io::Result<Space> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = |path: &Path| retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()));
+        let folder = match open(&self.root) {
+            Err(Errno::NOENT) => open(self.root.parent().unwrap_or(&self.root))?,
+            result => result?,
+        };
+        evict::space(folder)
     }
 
     fn open(&self, path: &str) -> io::Result<Option<File>> {
@@ -447,6 +478,26 @@ impl Store for FsStore {
 
     fn walk(&self, depth: Depth) -> Walk {
         walk::of_folders(self.inner.root.clone(), depth)
+    }
+
+    fn evict(&self, candidates: Vec<Candidate>) -> Pending<'_, Vec<Evicted>> {
+        blocking(&self.inner, move |inner| Ok(inner.evict(&candidates)))
+    }
+
+    fn absent(&self, paths: Vec<String>) -> Pending<'_, Vec<String>> {
+        blocking(&self.inner, move |inner| {
+            let is_gone = |path: &String| {
+                let found = uninterrupted(|| std::fs::symlink_metadata(inner.root.join(path)));
+                matches!(found, Err(error) if error.kind() == io::ErrorKind::NotFound)
+            };
+            // A store that is not there at all, as its disk may not be mounted, is nothing to conclude from.
+            inner.root.join(LAYOUT).metadata().map_err(failed("look at its root"))?;
+            Ok(paths.into_iter().filter(is_gone).collect())
+        })
+    }
+
+    fn space(&self) -> Pending<'_, Option<Space>> {
+        blocking(&self.inner, |inner| inner.space().map(Some).map_err(failed("ask for its room")))
     }
 
     fn probe(&self) -> Pending<'_, String> {

@@ -1,5 +1,6 @@
 //! Where renditions live.
 
+mod evict;
 mod fs;
 mod owner;
 mod s3;
@@ -11,6 +12,7 @@ use std::{fs::File, future::Future, io, pin::Pin, time::SystemTime};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use evict::{Candidate, Evicted, Space};
 pub(crate) use fs::DRAFTS;
 pub use fs::FsStore;
 pub(crate) use owner::{Lives, Owner};
@@ -163,6 +165,22 @@ pub trait Store: Send + Sync {
     /// however much there is, and waits for whoever takes what it finds: dropped, it ends. What is written, renamed or removed
     /// meanwhile is found or not, and is never an error.
     fn walk(&self, depth: Depth) -> Walk;
+
+    /// Takes single renditions out, where room is needed: what became of each, in their order. Where a bucket's own rules do that,
+    /// nothing is ever taken.
+    fn evict(&self, _candidates: Vec<Candidate>) -> Pending<'_, Vec<Evicted>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    /// Those of these renditions that are not there. A store that says nothing about it has them all.
+    fn absent(&self, _paths: Vec<String>) -> Pending<'_, Vec<String>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    /// The room of the file system that renditions are in, where they are in one.
+    fn space(&self) -> Pending<'_, Option<Space>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
 
     /// Writes, renames and removes a file, for `check` and readiness: a sentence about it.
     fn probe(&self) -> Pending<'_, String>;

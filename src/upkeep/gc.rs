@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::{
     app::App,
+    budget::Enforced,
     config::SourceKind,
     coordination::Event,
     model::{Generation, SourceKey, SourceRef},
@@ -119,6 +120,8 @@ pub struct Collected {
     pub unreadable: Option<(u64, String)>,
     /// Why nothing was removed, or not all.
     pub stopped: Option<String>,
+    /// What was evicted by the bounds of `[store]`, where there are any.
+    pub budget: Option<Enforced>,
 }
 
 impl Collected {
@@ -374,6 +377,7 @@ impl<'a> Run<'a> {
         let mut is_asked_for = false;
         for (reason, renditions) in by_reason {
             let Removed { files, bytes } = self.app.store.discard(&renditions).await?;
+            renditions.iter().for_each(|rendition| self.app.budget.note_removed(&rendition.path));
             self.collected.removed.entry(reason).or_default().add(files, bytes);
             is_asked_for |= reason != Reason::OldGeneration;
         }

@@ -1,12 +1,14 @@
 //! What is done to images outside of requests for them: taking their renditions away, making them ahead of time, and seeing
 //! what there is.
 
+mod budget;
 mod gc;
 mod news;
 mod purge;
 mod usage;
 mod warm;
 
+pub use budget::enforce_budget;
 pub use gc::{Collected, Damaged, GcOptions, Progress, Reason, Tally, gc};
 pub use news::heed;
 pub use purge::{PurgeError, Purged, Scope, purge, purge_all_of};

@@ -11,6 +11,7 @@ mod bombs;
 #[allow(dead_code, reason = "shared with the suite, which uses the rest")]
 #[path = "../suite/buckets.rs"]
 mod buckets;
+mod budget;
 mod calls;
 mod catalogue;
 mod client;

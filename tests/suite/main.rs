@@ -5,6 +5,7 @@ mod animations;
 mod browser;
 #[allow(dead_code, reason = "shared with tests/faults, which uses the rest")]
 mod buckets;
+mod budget;
 mod catalogues;
 mod cli;
 mod clients;
