@@ -369,7 +369,7 @@ fn catalogue(config: &Config, metrics: &Arc<Metrics>) -> Result<Arc<dyn Catalogu
     let stale = Duration::from_secs_f64(section.stale_seconds);
     let cached = Arc::new(Cached::new(inner, fresh, stale, metrics.clone()));
     if let Some(channel) = &section.listen {
-        listen(section, channel, &cached)?;
+        listen(section, channel, Arc::downgrade(&cached))?;
     }
     Ok(cached)
 }

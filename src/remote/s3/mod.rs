@@ -18,7 +18,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use hyper::Method;
 use object_store::{
     Attribute, Attributes, BackoffConfig, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode,
@@ -346,6 +346,31 @@ impl Bucket {
             Some((key, meta.size))
         };
         Ok(found.into_iter().filter_map(below).collect())
+    }
+
+    /// All objects, page by page as they are taken: key and what the store says. A page is bounded in time like any call; the
+    /// walk ends with the first that fails.
+    pub fn walk(&self) -> BoxStream<'_, Result<(String, Object), S3Error>> {
+        // The library wants a whole folder's name where there is one.
+        let folder = self.prefix.trim_end_matches('/');
+        let objects = self.store.list(Path::parse(folder).ok().filter(|_| !folder.is_empty()).as_ref());
+        let below = |found: Result<ObjectMeta, S3Error>| match found {
+            Ok(meta) => {
+                let key = meta.location.as_ref().strip_prefix(&self.prefix)?.to_owned();
+                Some(Ok((key, meta.into())))
+            }
+            Err(error) => Some(Err(error)),
+        };
+        futures_util::stream::unfold(Some(objects), move |objects| async move {
+            let mut objects = objects?;
+            match self.bounded(objects.try_next()).await {
+                Ok(None) => None,
+                Ok(Some(meta)) => Some((Ok(meta), Some(objects))),
+                Err(error) => Some((Err(error), None)),
+            }
+        })
+        .filter_map(move |found| std::future::ready(below(found)))
+        .boxed()
     }
 
     /// Removes objects: a thousand in a request where the store knows how.
