@@ -157,10 +157,7 @@ impl App {
     ) -> Result<Arc<Self>, BuildError> {
         let catalogue = catalogue(config, &metrics)?;
         let originals = Arc::new(Originals::new(&config.originals));
-        let mut sources: BTreeMap<String, Arc<dyn Source>> = BTreeMap::new();
-        for (name, section) in &config.sources {
-            sources.insert(name.clone(), source(name, section, config, &originals, &metrics)?);
-        }
+        let sources = sources(config, &originals, &metrics)?;
         let bucket = match &config.store.s3 {
             Some(section) => Some(Arc::new(bucket("store.s3", section)?)),
             None => None,
@@ -350,6 +347,27 @@ impl Part {
             Err(error) => Self { ok: false, says: error.to_string() },
         }
     }
+}
+
+/// What can be walked of a config without anything being rendered: its catalogue, and its sources by name.
+///
+/// # Errors
+/// The first part that cannot be set up.
+pub fn walkable(config: &Config) -> Result<(Arc<dyn Catalogue>, BTreeMap<String, Arc<dyn Source>>), BuildError> {
+    let metrics = Arc::new(Metrics::new());
+    let originals = Arc::new(Originals::new(&config.originals));
+    Ok((catalogue(config, &metrics)?, sources(config, &originals, &metrics)?))
+}
+
+fn sources(
+    config: &Config,
+    originals: &Arc<Originals>,
+    metrics: &Arc<Metrics>,
+) -> Result<BTreeMap<String, Arc<dyn Source>>, BuildError> {
+    let one = |(name, section): (&String, &SourceConfig)| {
+        Ok((name.clone(), source(name, section, config, originals, metrics)?))
+    };
+    config.sources.iter().map(one).collect()
 }
 
 fn catalogue(config: &Config, metrics: &Arc<Metrics>) -> Result<Arc<dyn Catalogue>, CatalogueError> {

@@ -12,6 +12,7 @@ mod service_manager;
 mod sign;
 mod token;
 mod version;
+mod warm;
 
 use std::{
     path::{Path, PathBuf},
@@ -64,6 +65,8 @@ enum Command {
     Sign(sign::Arguments),
     /// Says, step by step, how a URL is answered and why
     Explain(explain::Arguments),
+    /// Renders ahead of time: images by name, or all; --watch stays on
+    Warm(Box<warm::Arguments>),
     /// Mints a token (JWT), for tests and scripts
     Token(token::Arguments),
     /// Prints a fresh signing key
@@ -159,6 +162,7 @@ impl Cli {
             Command::ProxyConf(arguments) => proxy_conf::run(&arguments),
             Command::Sign(arguments) => sign::run(&arguments),
             Command::Explain(arguments) => explain::run(&arguments),
+            Command::Warm(arguments) => warm::run(&arguments),
             Command::Token(arguments) => token::run(&arguments),
             Command::Keygen(arguments) => keygen::run(&arguments),
             Command::Render(arguments) => render::run(&arguments),
