@@ -356,7 +356,7 @@ impl Part {
 pub fn walkable(config: &Config) -> Result<(Arc<dyn Catalogue>, BTreeMap<String, Arc<dyn Source>>), BuildError> {
     let metrics = Arc::new(Metrics::new());
     let originals = Arc::new(Originals::new(&config.originals));
-    Ok((catalogue(config, &metrics)?, sources(config, &originals, &metrics)?))
+    Ok((rows(config)?.into(), sources(config, &originals, &metrics)?))
 }
 
 fn sources(
@@ -372,8 +372,19 @@ fn sources(
 
 fn catalogue(config: &Config, metrics: &Arc<Metrics>) -> Result<Arc<dyn Catalogue>, CatalogueError> {
     let section = &config.catalogue;
-    let sources = Sources::new(config);
-    let inner: Box<dyn Catalogue> = match section.kind {
+    let fresh = Duration::from_secs_f64(section.cache_seconds);
+    let stale = Duration::from_secs_f64(section.stale_seconds);
+    let cached = Arc::new(Cached::new(rows(config)?, fresh, stale, metrics.clone()));
+    if let Some(channel) = &section.listen {
+        listen(section, channel, Arc::downgrade(&cached))?;
+    }
+    Ok(cached)
+}
+
+/// The catalogue without a memory.
+fn rows(config: &Config) -> Result<Box<dyn Catalogue>, CatalogueError> {
+    let (section, sources) = (&config.catalogue, Sources::new(config));
+    Ok(match section.kind {
         CatalogueKind::None => Box::new(NoCatalogue),
         CatalogueKind::Manifest => {
             let file: PathBuf = section.file.clone().unwrap_or_default();
@@ -382,14 +393,7 @@ fn catalogue(config: &Config, metrics: &Arc<Metrics>) -> Result<Arc<dyn Catalogu
         CatalogueKind::Sqlite => Box::new(Sqlite::new(section, sources)?),
         CatalogueKind::Postgres => Box::new(Postgres::new(section, sources)?),
         CatalogueKind::Mysql => Box::new(MySql::new(section, sources)?),
-    };
-    let fresh = Duration::from_secs_f64(section.cache_seconds);
-    let stale = Duration::from_secs_f64(section.stale_seconds);
-    let cached = Arc::new(Cached::new(inner, fresh, stale, metrics.clone()));
-    if let Some(channel) = &section.listen {
-        listen(section, channel, Arc::downgrade(&cached))?;
-    }
-    Ok(cached)
+    })
 }
 
 fn freshness(fresh_seconds: f64, stale_seconds: f64) -> Freshness {

@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod explain;
+mod inspect;
 mod keygen;
 mod proxy_conf;
 mod render;
@@ -73,6 +74,8 @@ enum Command {
     Keygen(keygen::Arguments),
     /// Renders one file, without service, store or signature
     Render(render::Arguments),
+    /// Looks at files as the service would: what they are, what serving them needs, or why they would be refused
+    Inspect(inspect::Arguments),
     /// Writes the sample photo that the demo uses
     #[command(hide = true)]
     SamplePhoto(sample::Arguments),
@@ -166,6 +169,7 @@ impl Cli {
             Command::Token(arguments) => token::run(&arguments),
             Command::Keygen(arguments) => keygen::run(&arguments),
             Command::Render(arguments) => render::run(&arguments),
+            Command::Inspect(arguments) => inspect::run(&arguments),
             Command::SamplePhoto(arguments) => sample::run(&arguments),
         };
         match result {

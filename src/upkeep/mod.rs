@@ -14,7 +14,7 @@ pub use original::Original;
 pub use purge::{PurgeError, Purged, purge};
 pub use seen::Seen;
 pub use walk::{Candidates, Walk, files, rows};
-pub use warm::{Failure, MAX_RENDITIONS, Task, Warmed, tasks, warm};
+pub use warm::{Failure, MAX_RENDITIONS, Task, Warmed, reason, tasks, warm};
 
 use std::sync::Arc;
 

@@ -62,7 +62,11 @@ mod tests {
         let mut seen = Seen::default();
         let mut walk = |files: &[(&str, u64)], whole: bool| {
             let new = files.iter().map(|(path, bytes)| seen.file(&file(path, *bytes))).collect::<Vec<_>>();
-            if whole { seen.end_of_walk() } else { seen.broken_off() }
+            if whole {
+                seen.end_of_walk()
+            } else {
+                seen.broken_off()
+            }
             new
         };
         assert_eq!(walk(&[("a.jpg", 1), ("b.jpg", 1)], true), [true, true]);

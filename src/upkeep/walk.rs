@@ -46,10 +46,7 @@ pub fn rows(catalogue: Arc<dyn Catalogue>) -> Walk<catalogue::Listed, CatalogueE
     pages.flat_map(stream::iter).boxed()
 }
 
-async fn page(
-    catalogue: &dyn Catalogue,
-    after: Option<ImageId>,
-) -> Result<Vec<catalogue::Listed>, CatalogueError> {
+async fn page(catalogue: &dyn Catalogue, after: Option<ImageId>) -> Result<Vec<catalogue::Listed>, CatalogueError> {
     let mut attempt = 1;
     loop {
         match catalogue.list(after).await {
@@ -127,13 +124,13 @@ mod tests {
         config.store.root = "/srv/media/renditions".into();
         let source = |svg| SourceConfig { root: "/srv/media".into(), svg, ..SourceConfig::default() };
         config.sources = [("media".to_owned(), source(false)), ("drawings".to_owned(), source(true))].into();
-        let takes = |name: &str, path: &str| {
-            Candidates::new(&config, name).takes(&MediaPath::parse(path).expect("a path"))
-        };
+        let takes =
+            |name: &str, path: &str| Candidates::new(&config, name).takes(&MediaPath::parse(path).expect("a path"));
         for path in ["a.jpg", "b/c.JPEG", "b.c/d.webp", "renditions.png", "x/renditions/a.png"] {
             assert!(takes("media", path), "{path}");
         }
-        for path in ["a.pdf", "jpg", "a.jpg.tmp", ".a.jpg", ".thumbs/a.jpg", "renditions/r1/a.jpg", "a.svg", "b.jpg/c"] {
+        for path in ["a.pdf", "jpg", "a.jpg.tmp", ".a.jpg", ".thumbs/a.jpg", "renditions/r1/a.jpg", "a.svg", "b.jpg/c"]
+        {
             assert!(!takes("media", path), "{path}");
         }
         assert!(takes("drawings", "a.svg"));

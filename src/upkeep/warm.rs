@@ -206,7 +206,7 @@ impl Warmed {
 }
 
 /// A word for whoever reads the answer; the log has the sentence.
-fn reason(error: &EnsureError) -> &'static str {
+pub fn reason(error: &EnsureError) -> &'static str {
     match error {
         EnsureError::UnknownSource(_) => "unknown",
         EnsureError::SourceGone(_) => "gone",

@@ -75,7 +75,11 @@ async fn look_out_for_rows(
         }
         return Ok(());
     }
-    tracing::info!(every_seconds = looks.every.as_secs_f64(), all = looks.all, "watching rows: the catalogue is walked again");
+    tracing::info!(
+        every_seconds = looks.every.as_secs_f64(),
+        all = looks.all,
+        "watching rows: the catalogue is walked again"
+    );
     let mut counts = looks.all;
     loop {
         let whole = look_through_rows(&catalogue, &mut seen, counts, found).await?;
@@ -136,7 +140,10 @@ impl Files {
                         match told {
                             Told::File(path) => tell(&self.found, Ok(self.original(path))).await?,
                             Told::Any => {
-                                tracing::warn!(source = self.name, "more changed than could be told of: everything is looked at");
+                                tracing::warn!(
+                                    source = self.name,
+                                    "more changed than could be told of: everything is looked at"
+                                );
                                 self.look_through(&mut Seen::default(), true).await?;
                             }
                         }
@@ -193,7 +200,11 @@ impl Files {
                 }
             }
         }
-        if whole { seen.end_of_walk() } else { seen.broken_off() }
+        if whole {
+            seen.end_of_walk()
+        } else {
+            seen.broken_off()
+        }
         Ok(whole)
     }
 }

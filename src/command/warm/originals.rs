@@ -46,7 +46,9 @@ impl Place {
             return Ok(vec![Self::Rows(catalogue)]);
         }
         let mut places = Vec::new();
-        for name in if arguments.sources.is_empty() { sources.keys().cloned().collect() } else { arguments.sources.clone() } {
+        for name in
+            if arguments.sources.is_empty() { sources.keys().cloned().collect() } else { arguments.sources.clone() }
+        {
             let source = sources.get(&name).with_context(|| format!("there is no [sources.{name}] in the config"))?;
             if source.list().is_none() {
                 let says = format!("nobody can tell which files there are in {name:?}, a source by HTTP: name them");
@@ -67,9 +69,9 @@ impl Place {
     /// All that there is.
     pub fn walk(&self) -> BoxStream<'static, Next> {
         match self {
-            Self::Rows(catalogue) => rows(catalogue.clone())
-                .map(|row| row.map(Original::row).map_err(|error| of_catalogue(&error)))
-                .boxed(),
+            Self::Rows(catalogue) => {
+                rows(catalogue.clone()).map(|row| row.map(Original::row).map_err(|error| of_catalogue(&error))).boxed()
+            }
             Self::Files { name, source, candidates } => {
                 let files = files(source.clone(), candidates.clone()).unwrap_or_else(|| stream::empty().boxed());
                 let (file_in, error_in) = (name.clone(), name.clone());

@@ -84,7 +84,8 @@ impl Progress {
 
 fn style(template: &str) -> ProgressStyle {
     // The templates above are good: a test draws both.
-    ProgressStyle::with_template(template).map_or_else(|_| ProgressStyle::default_bar(), |style| style.progress_chars("=> "))
+    ProgressStyle::with_template(template)
+        .map_or_else(|_| ProgressStyle::default_bar(), |style| style.progress_chars("=> "))
 }
 
 fn rough(seconds: f64) -> String {
@@ -101,7 +102,9 @@ mod tests {
 
     #[test]
     fn templates_are_good_and_times_are_rough() {
-        for template in ["{spinner} {human_pos} images  {per_sec}  {msg}", "[{bar:30}] {human_pos}/{human_len} {eta} left"] {
+        for template in
+            ["{spinner} {human_pos} images  {per_sec}  {msg}", "[{bar:30}] {human_pos}/{human_len} {eta} left"]
+        {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
         assert_eq!([rough(3.2), rough(600.0), rough(9000.0)], ["3 s", "10 min", "2.5 h"]);

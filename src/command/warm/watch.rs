@@ -141,7 +141,9 @@ async fn see_to(hand: &Hand, wanted: &Wanted, changes: &mut Receiver<Next>) {
 fn take(next: Next, batch: &mut Vec<(usize, Original)>) {
     match next {
         Ok(original) => batch.push((0, original)),
-        Err(Failure { reference, reason, says, .. }) => tracing::warn!(place = reference, %reason, says, "not looked through"),
+        Err(Failure { reference, reason, says, .. }) => {
+            tracing::warn!(place = reference, %reason, says, "not looked through")
+        }
     }
 }
 
