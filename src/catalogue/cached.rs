@@ -4,7 +4,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
     time::{Duration, Instant},
@@ -12,7 +12,7 @@ use std::{
 
 use moka::{future, sync};
 
-use super::{Catalogue, CatalogueError, Finding, Found};
+use super::{Catalogue, CatalogueError, Change, Finding, Found, Hearer, Listing};
 use crate::{
     at_once::at_once,
     metrics::Metrics,
@@ -159,12 +159,35 @@ impl Catalogue for Cached {
         self.known.get(&id)
     }
 
+    /// Past every memory: who walks a catalogue would fill it with rows that nobody asks for.
+    fn list(&self, after: Option<ImageId>) -> Listing<'_> {
+        Box::pin(async move {
+            let listed = self.inner.list(after).await;
+            self.note(listed.as_ref().err());
+            listed
+        })
+    }
+
     fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>> {
         Box::pin(async {
             let probed = self.inner.probe().await;
             self.note(probed.as_ref().err());
             probed
         })
+    }
+}
+
+impl Hearer for Weak<Cached> {
+    fn is_there(&self) -> bool {
+        self.strong_count() > 0
+    }
+
+    fn hear(&self, change: Change) {
+        let Some(cached) = self.upgrade() else { return };
+        match change {
+            Change::Row(id) => cached.forget(id),
+            Change::Any => cached.forget_all(),
+        }
     }
 }
 
@@ -193,6 +216,10 @@ mod tests {
                 let location = SourceRef { source: "media".into(), path };
                 Ok((id.0 == 1).then(|| Arc::new(SourceImage { location, file_hash: None, focal_point: None })))
             })
+        }
+
+        fn list(&self, _: Option<ImageId>) -> Listing<'_> {
+            Box::pin(async { Ok(Vec::new()) })
         }
 
         fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>> {
@@ -247,6 +274,10 @@ mod tests {
                 let location = SourceRef { source: "media".into(), path };
                 Ok(Some(Arc::new(SourceImage { location, file_hash: None, focal_point: None })))
             })
+        }
+
+        fn list(&self, _: Option<ImageId>) -> Listing<'_> {
+            Box::pin(async { Ok(Vec::new()) })
         }
 
         fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>> {

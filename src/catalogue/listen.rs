@@ -2,16 +2,15 @@
 //!
 //! It only makes it faster: a notification that nobody heard costs `catalogue.cache_seconds`, as without.
 
-use std::{
-    future::Future,
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{future::Future, time::Duration};
 
 use sqlx::postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::mpsc::UnboundedSender,
+    time::{sleep, timeout},
+};
 
-use super::{Cached, CatalogueError, postgres};
+use super::{CatalogueError, postgres};
 use crate::{config::CatalogueConfig, model::ImageId};
 
 /// A session that says nothing for so long is asked whether it is still there: a network forgets without a word.
@@ -19,16 +18,44 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 /// The pause before another attempt doubles from the first to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
-/// Listens for as long as anybody holds the cache: a notification whose payload is an id is of that row, any other of all.
+/// What a notification says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// This row is new, changed or gone.
+    Row(ImageId),
+    /// Any may be: also when listening begins, for nobody was told of what happened before.
+    Any,
+}
+
+/// Who is told of changes.
+pub trait Hearer: Send + Sync + 'static {
+    /// Whether there is still anybody to tell.
+    fn is_there(&self) -> bool;
+    /// Is told.
+    fn hear(&self, change: Change);
+}
+
+impl Hearer for UnboundedSender<Change> {
+    fn is_there(&self) -> bool {
+        !self.is_closed()
+    }
+
+    fn hear(&self, change: Change) {
+        // Nobody is there to be told any more.
+        let _ = self.send(change);
+    }
+}
+
+/// Listens for as long as the hearer is there: a notification whose payload is an id is of that row, any other of all.
 ///
 /// # Errors
 /// When the URL is none. A server that is away is tried again.
-pub fn listen(config: &CatalogueConfig, channel: &str, cached: &Arc<Cached>) -> Result<(), CatalogueError> {
+pub fn listen(config: &CatalogueConfig, channel: &str, hearer: impl Hearer) -> Result<(), CatalogueError> {
     let listener = Listener {
         options: postgres::options(config)?.application_name("sendimage listen"),
         channel: channel.to_owned(),
         timeout: Duration::from_secs_f64(config.timeout_seconds),
-        cached: Arc::downgrade(cached),
+        hearer,
     };
     tokio::spawn(listener.run());
     Ok(())
@@ -44,17 +71,17 @@ pub fn trigger(channel: &str) -> String {
     )
 }
 
-struct Listener {
+struct Listener<H> {
     options: PgConnectOptions,
     channel: String,
     timeout: Duration,
-    cached: Weak<Cached>,
+    hearer: H,
 }
 
-impl Listener {
+impl<H: Hearer> Listener<H> {
     async fn run(self) {
         let mut pause = PAUSES.0;
-        while self.cached.strong_count() > 0 {
+        while self.hearer.is_there() {
             match self.open().await {
                 Ok(session) => {
                     pause = PAUSES.0;
@@ -82,17 +109,14 @@ impl Listener {
         .await
     }
 
-    /// Until the session ends: an error. Or the cache: none.
+    /// Until the session ends: an error. Or the hearer: none.
     async fn hear(&self, mut session: PgListener) -> Result<(), sqlx::Error> {
-        let Some(cached) = self.cached.upgrade() else { return Ok(()) };
         // What changed before we listened was told to nobody.
-        cached.forget_all();
-        drop(cached);
-        loop {
+        self.hearer.hear(Change::Any);
+        while self.hearer.is_there() {
             let heard = timeout(HEARTBEAT, session.try_recv()).await;
-            let Some(cached) = self.cached.upgrade() else { return Ok(()) };
             match heard {
-                Ok(Ok(Some(notification))) => forget(&cached, &notification),
+                Ok(Ok(Some(notification))) => self.hearer.hear(change(&notification)),
                 Ok(Ok(None)) => return Err(sqlx::Error::PoolClosed),
                 Ok(Err(error)) => return Err(error),
                 Err(_) => {
@@ -100,6 +124,7 @@ impl Listener {
                 }
             }
         }
+        Ok(())
     }
 
     async fn in_time<T>(&self, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
@@ -107,9 +132,6 @@ impl Listener {
     }
 }
 
-fn forget(cached: &Cached, notification: &PgNotification) {
-    match notification.payload().parse() {
-        Ok(id) => cached.forget(ImageId(id)),
-        Err(_) => cached.forget_all(),
-    }
+fn change(notification: &PgNotification) -> Change {
+    notification.payload().parse().map_or(Change::Any, |id| Change::Row(ImageId(id)))
 }

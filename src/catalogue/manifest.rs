@@ -11,7 +11,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{Catalogue, CatalogueError, Finding, Found, Sources, row::Row};
+use super::{Catalogue, CatalogueError, Finding, Found, Listing, PAGE_ROWS, Sources, row::Row};
 use crate::model::{ImageId, SourceImage};
 
 /// A manifest, read whole into memory and read again when the file changes.
@@ -91,6 +91,20 @@ impl Manifest {
 impl Catalogue for Manifest {
     fn find(&self, id: ImageId) -> Finding<'_> {
         Box::pin(async move { Found::Ok(self.images().get(&id).cloned()) })
+    }
+
+    fn list(&self, after: Option<ImageId>) -> Listing<'_> {
+        Box::pin(async move {
+            let images = self.images();
+            let mut ids: Vec<ImageId> =
+                images.keys().copied().filter(|id| after.is_none_or(|after| *id > after)).collect();
+            if ids.len() > PAGE_ROWS {
+                ids.select_nth_unstable(PAGE_ROWS);
+                ids.truncate(PAGE_ROWS);
+            }
+            ids.sort_unstable();
+            Ok(ids.into_iter().filter_map(|id| Some((id, Ok(images.get(&id)?.clone())))).collect())
+        })
     }
 
     fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>> {

@@ -19,7 +19,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 use thiserror::Error;
 
 pub use cached::Cached;
-pub use listen::{listen, trigger};
+pub use listen::{Change, Hearer, listen, trigger};
 pub use manifest::Manifest;
 pub use mysql::MySql;
 pub use postgres::Postgres;
@@ -33,6 +33,15 @@ pub type Found = Result<Option<Arc<SourceImage>>, CatalogueError>;
 
 /// A look-up under way.
 pub type Finding<'a> = Pin<Box<dyn Future<Output = Found> + Send + 'a>>;
+
+/// A row of a walk: the image, or what is wrong with its row.
+pub type Listed = (ImageId, Result<Arc<SourceImage>, CatalogueError>);
+
+/// A page of a walk under way.
+pub type Listing<'a> = Pin<Box<dyn Future<Output = Result<Vec<Listed>, CatalogueError>> + Send + 'a>>;
+
+/// The most rows of a page.
+pub const PAGE_ROWS: usize = 1000;
 
 /// Where ids are looked up.
 pub trait Catalogue: Send + Sync {
@@ -56,6 +65,11 @@ pub trait Catalogue: Send + Sync {
 
     /// Forgets that a row was asked for a moment ago, or that any was: whoever asks from now on is told what it is then.
     fn forget(&self, _: Option<ImageId>) {}
+
+    /// The rows that follow an id, or the first ones: some, in the order of ids, and none after the last. Whoever walks the
+    /// catalogue so holds a page of it, and no session or lock from one page to the next: rows that change meanwhile are met as
+    /// they are then, and one that is there all the while is met once.
+    fn list(&self, after: Option<ImageId>) -> Listing<'_>;
 
     /// Asks the backend whether it is there, for `check` and readiness: a sentence about it.
     fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>>;
@@ -97,6 +111,10 @@ pub struct NoCatalogue;
 impl Catalogue for NoCatalogue {
     fn find(&self, _: ImageId) -> Finding<'_> {
         Box::pin(async { Ok(None) })
+    }
+
+    fn list(&self, _: Option<ImageId>) -> Listing<'_> {
+        Box::pin(async { Ok(Vec::new()) })
     }
 
     fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>> {

@@ -1,5 +1,6 @@
 //! Wagtail's table in a MySQL or MariaDB database, or any query that gives the same columns.
 
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Executor as _, MySqlConnection, Row as _, TypeInfo as _, ValueRef as _,
     error::DatabaseError,
@@ -7,7 +8,7 @@ use sqlx::{
 };
 
 use super::{
-    CatalogueError, Sources, address,
+    CatalogueError, PAGE_ROWS, Sources, address,
     sessions::{Dialect, Opened},
     sql::{Sql, not_a_number},
 };
@@ -42,6 +43,9 @@ impl Dialect for MySqlServer {
     type Database = sqlx::MySql;
     const WAGTAIL_QUERY: &'static str = "SELECT file, file_hash, focal_point_x, focal_point_y, focal_point_width, \
                                          focal_point_height FROM wagtailimages_image WHERE id = ?";
+    const WAGTAIL_LIST_QUERY: &'static str = "SELECT id, file, file_hash, focal_point_x, focal_point_y, focal_point_width, \
+                                              focal_point_height FROM wagtailimages_image WHERE id > ? ORDER BY id \
+                                              LIMIT 1000";
     const IS_REMOTE: bool = true;
 
     async fn open(&self) -> Result<Opened<sqlx::MySql>, sqlx::Error> {
@@ -66,6 +70,18 @@ impl Dialect for MySqlServer {
     async fn ask(connection: &mut MySqlConnection, query: &str, id: ImageId) -> Result<Option<MySqlRow>, sqlx::Error> {
         // The query is the operator's own text; the id is a bound parameter, compared with a column of any integer type.
         sqlx::query(AssertSqlSafe(query)).bind(id.0).fetch_optional(connection).await
+    }
+
+    async fn list(connection: &mut MySqlConnection, query: &str, after: i64) -> Result<Vec<MySqlRow>, sqlx::Error> {
+        sqlx::query(AssertSqlSafe(query)).bind(after).fetch(connection).take(PAGE_ROWS).try_collect().await
+    }
+
+    fn id(row: &MySqlRow, column: &str) -> Result<Option<u64>, sqlx::Error> {
+        if row.try_get_raw(column)?.type_info().name().ends_with("UNSIGNED") {
+            return row.try_get(column).map(Some);
+        }
+        let id: i64 = row.try_get(column)?;
+        Ok(u64::try_from(id).ok())
     }
 
     fn number(row: &MySqlRow, column: &str) -> Result<Option<f64>, sqlx::Error> {

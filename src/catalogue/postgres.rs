@@ -1,5 +1,6 @@
 //! Wagtail's table in a Postgres database, or any query that gives the same columns.
 
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, PgConnection, Row as _, TypeInfo as _, ValueRef as _,
     error::DatabaseError,
@@ -7,7 +8,7 @@ use sqlx::{
 };
 
 use super::{
-    CatalogueError, Sources, address,
+    CatalogueError, PAGE_ROWS, Sources, address,
     sessions::{Dialect, Opened},
     sql::{Sql, not_a_number},
 };
@@ -46,6 +47,9 @@ impl Dialect for PostgresServer {
     type Database = sqlx::Postgres;
     const WAGTAIL_QUERY: &'static str = "SELECT file, file_hash, focal_point_x, focal_point_y, focal_point_width, \
                                          focal_point_height FROM wagtailimages_image WHERE id = $1";
+    const WAGTAIL_LIST_QUERY: &'static str = "SELECT id, file, file_hash, focal_point_x, focal_point_y, focal_point_width, \
+                                              focal_point_height FROM wagtailimages_image WHERE id > $1 ORDER BY id \
+                                              LIMIT 1000";
     const IS_REMOTE: bool = true;
 
     async fn open(&self) -> Result<Opened<sqlx::Postgres>, sqlx::Error> {
@@ -60,6 +64,19 @@ impl Dialect for PostgresServer {
         let Ok(number) = i64::try_from(id.0) else { return Ok(None) };
         // The query is the operator's own text; the id is a bound parameter.
         sqlx::query(AssertSqlSafe(query)).bind(number).fetch_optional(connection).await
+    }
+
+    async fn list(connection: &mut PgConnection, query: &str, after: i64) -> Result<Vec<PgRow>, sqlx::Error> {
+        sqlx::query(AssertSqlSafe(query)).bind(after).fetch(connection).take(PAGE_ROWS).try_collect().await
+    }
+
+    fn id(row: &PgRow, column: &str) -> Result<Option<u64>, sqlx::Error> {
+        let id = match row.try_get_raw(column)?.type_info().name() {
+            "INT2" => i64::from(row.try_get::<i16, _>(column)?),
+            "INT4" => i64::from(row.try_get::<i32, _>(column)?),
+            _ => row.try_get(column)?,
+        };
+        Ok(u64::try_from(id).ok())
     }
 
     fn number(row: &PgRow, column: &str) -> Result<Option<f64>, sqlx::Error> {

@@ -33,6 +33,8 @@ pub trait Dialect: Send + Sync + 'static {
     type Database: Database;
     /// Wagtail's image table. A site with an image model of its own sets `catalogue.query`.
     const WAGTAIL_QUERY: &'static str;
+    /// The same, page by page.
+    const WAGTAIL_LIST_QUERY: &'static str;
     /// Whether a session may fall silent without having ended, as one through a network may.
     const IS_REMOTE: bool;
 
@@ -45,6 +47,16 @@ pub trait Dialect: Send + Sync + 'static {
         query: &'a str,
         id: ImageId,
     ) -> impl Future<Output = Result<Option<<Self::Database as Database>::Row>, sqlx::Error>> + Send + 'a;
+
+    /// The first rows of the query for what follows an id: [`PAGE_ROWS`] at most.
+    fn list<'a>(
+        connection: &'a mut <Self::Database as Database>::Connection,
+        query: &'a str,
+        after: i64,
+    ) -> impl Future<Output = Result<Vec<<Self::Database as Database>::Row>, sqlx::Error>> + Send + 'a;
+
+    /// A column's integer; `None` for a negative one.
+    fn id(row: &<Self::Database as Database>::Row, column: &str) -> Result<Option<u64>, sqlx::Error>;
 
     /// A column's number, of whatever type of numbers.
     fn number(row: &<Self::Database as Database>::Row, column: &str) -> Result<Option<f64>, sqlx::Error>;
@@ -76,7 +88,51 @@ pub struct Opened<D: Database> {
     pub server: String,
 }
 
-type Answer<D> = Result<Option<<<D as Dialect>::Database as Database>::Row>, CatalogueError>;
+/// What a session is asked.
+pub(super) trait Question<D: Dialect>: Send + Sync {
+    /// What it gives.
+    type Answer: Send;
+
+    /// Asks.
+    fn put<'a>(
+        &'a self,
+        connection: &'a mut <D::Database as Database>::Connection,
+    ) -> impl Future<Output = Result<Self::Answer, sqlx::Error>> + Send + 'a;
+}
+
+/// The row of an image.
+pub(super) struct OneRow<'q> {
+    pub query: &'q str,
+    pub id: ImageId,
+}
+
+impl<D: Dialect> Question<D> for OneRow<'_> {
+    type Answer = Option<<D::Database as Database>::Row>;
+
+    fn put<'a>(
+        &'a self,
+        connection: &'a mut <D::Database as Database>::Connection,
+    ) -> impl Future<Output = Result<Self::Answer, sqlx::Error>> + Send + 'a {
+        D::ask(connection, self.query, self.id)
+    }
+}
+
+/// The rows after an id.
+pub(super) struct Page<'q> {
+    pub query: &'q str,
+    pub after: i64,
+}
+
+impl<D: Dialect> Question<D> for Page<'_> {
+    type Answer = Vec<<D::Database as Database>::Row>;
+
+    fn put<'a>(
+        &'a self,
+        connection: &'a mut <D::Database as Database>::Connection,
+    ) -> impl Future<Output = Result<Self::Answer, sqlx::Error>> + Send + 'a {
+        D::list(connection, self.query, self.after)
+    }
+}
 
 /// All sessions with one database.
 pub(super) struct Sessions<D: Dialect> {
@@ -122,13 +178,13 @@ impl<D: Dialect> Sessions<D> {
         lock(&self.server).clone()
     }
 
-    /// Asks for an image's row, within the time.
-    pub async fn ask(&self, query: &str, id: ImageId, deadline: Instant) -> Answer<D> {
+    /// Asks, within the time.
+    pub async fn ask<Q: Question<D>>(&self, question: &Q, deadline: Instant) -> Result<Q::Answer, CatalogueError> {
         let late = |_| CatalogueError::TimedOut;
         let _seat = timeout_at(deadline, self.seats.acquire()).await.map_err(late)?;
         loop {
             if let Some(session) = self.take()
-                && let Some(answer) = self.ask_kept(session, query, id, deadline).await
+                && let Some(answer) = self.ask_kept(session, question, deadline).await
             {
                 return answer;
             }
@@ -141,7 +197,7 @@ impl<D: Dialect> Sessions<D> {
                 }
                 Err(away) => return Err(away.error),
             };
-            let answer = timeout_at(deadline, D::ask(&mut session.connection, query, id)).await.map_err(late)?;
+            let answer = timeout_at(deadline, question.put(&mut session.connection)).await.map_err(late)?;
             if matches!(answer, Ok(_) | Err(sqlx::Error::Database(_))) {
                 self.keep(session);
             }
@@ -150,17 +206,16 @@ impl<D: Dialect> Sessions<D> {
     }
 
     /// The answer by a session that was used before; `None` when it turns out to be none any more.
-    async fn ask_kept(
+    async fn ask_kept<Q: Question<D>>(
         &self,
         mut session: Session<D>,
-        query: &str,
-        id: ImageId,
+        question: &Q,
         deadline: Instant,
-    ) -> Option<Answer<D>> {
+    ) -> Option<Result<Q::Answer, CatalogueError>> {
         // A network that has forgotten the session says nothing. Half of the time is left for a fresh one.
         let now = Instant::now();
         let patience = if D::IS_REMOTE { now + (deadline - now) / 2 } else { deadline };
-        match timeout_at(patience, D::ask(&mut session.connection, query, id)).await {
+        match timeout_at(patience, question.put(&mut session.connection)).await {
             Ok(Ok(row)) => {
                 self.keep(session);
                 Some(Ok(row))

@@ -6,9 +6,9 @@ use sqlx::Database;
 use tokio::time::Instant;
 
 use super::{
-    Catalogue, CatalogueError, Finding, Found, Sources,
+    Catalogue, CatalogueError, Finding, Found, Listed, Listing, Sources,
     row::Row,
-    sessions::{Dialect, Sessions},
+    sessions::{Dialect, OneRow, Page, Sessions},
 };
 use crate::{config::CatalogueConfig, model::ImageId};
 
@@ -16,6 +16,8 @@ use crate::{config::CatalogueConfig, model::ImageId};
 pub struct Sql<D: Dialect> {
     sessions: Sessions<D>,
     query: String,
+    /// `None` where the config has a query of its own and none for this.
+    list_query: Option<String>,
     sources: Sources,
     timeout: Duration,
 }
@@ -23,7 +25,12 @@ pub struct Sql<D: Dialect> {
 impl<D: Dialect> Sql<D> {
     /// With the query that the config names, or Wagtail's.
     pub(super) fn with(dialect: D, config: &CatalogueConfig, sources: Sources) -> Self {
+        let list_query = match (&config.query, &config.list_query) {
+            (None, None) => Some(D::WAGTAIL_LIST_QUERY.to_owned()),
+            (_, own) => own.clone(),
+        };
         Self {
+            list_query,
             sessions: Sessions::new(dialect, config.max_connections),
             query: config.query.clone().unwrap_or_else(|| D::WAGTAIL_QUERY.to_owned()),
             sources,
@@ -32,14 +39,42 @@ impl<D: Dialect> Sql<D> {
     }
 
     async fn ask(&self, id: ImageId) -> Found {
-        let row = self.sessions.ask(&self.query, id, Instant::now() + self.timeout).await?;
+        let question = OneRow { query: &self.query, id };
+        let row = self.sessions.ask(&question, Instant::now() + self.timeout).await?;
         row.map(|row| read::<D>(id, &row)?.into_image(id, &self.sources)).transpose()
+    }
+
+    async fn page(&self, after: Option<ImageId>) -> Result<Vec<Listed>, CatalogueError> {
+        let unusable = |problem: &str| CatalogueError::Unavailable(format!("catalogue.list_query {problem}"));
+        let query = self.list_query.as_deref().ok_or_else(|| unusable("is not set, and catalogue.query is"))?;
+        // An id beyond them is in no table.
+        let Ok(number) = after.map_or(Ok(-1), |after| i64::try_from(after.0)) else { return Ok(Vec::new()) };
+        let rows = self.sessions.ask(&Page { query, after: number }, Instant::now() + self.timeout).await?;
+        let (mut listed, mut last) = (Vec::with_capacity(rows.len()), after);
+        for row in &rows {
+            // No URL can name a negative one.
+            let Some(id) = D::id(row, "id").map_err(|error| unusable(&format!("gives no id: {error}")))? else {
+                continue;
+            };
+            let id = ImageId(id);
+            // Who asks for what follows the last one would go round in circles.
+            if last.is_some_and(|last| id <= last) {
+                return Err(unusable("does not give the rows after its parameter, in the order of id"));
+            }
+            last = Some(id);
+            listed.push((id, read::<D>(id, row).and_then(|row| row.into_image(id, &self.sources))));
+        }
+        Ok(listed)
     }
 }
 
 impl<D: Dialect> Catalogue for Sql<D> {
     fn find(&self, id: ImageId) -> Finding<'_> {
         Box::pin(self.ask(id))
+    }
+
+    fn list(&self, after: Option<ImageId>) -> Listing<'_> {
+        Box::pin(self.page(after))
     }
 
     fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>> {

@@ -2,13 +2,14 @@
 
 use std::{os::unix::fs::MetadataExt as _, time::Duration};
 
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteRow},
 };
 
 use super::{
-    CatalogueError, Sources, address,
+    CatalogueError, PAGE_ROWS, Sources, address,
     sessions::{Dialect, Opened},
     sql::Sql,
 };
@@ -41,6 +42,9 @@ impl Dialect for SqliteFile {
     type Database = sqlx::Sqlite;
     const WAGTAIL_QUERY: &'static str = "SELECT file, file_hash, focal_point_x, focal_point_y, focal_point_width, \
                                          focal_point_height FROM wagtailimages_image WHERE id = ?";
+    const WAGTAIL_LIST_QUERY: &'static str = "SELECT id, file, file_hash, focal_point_x, focal_point_y, focal_point_width, \
+                                              focal_point_height FROM wagtailimages_image WHERE id > ? ORDER BY id \
+                                              LIMIT 1000";
     const IS_REMOTE: bool = false;
 
     async fn open(&self) -> Result<Opened<sqlx::Sqlite>, sqlx::Error> {
@@ -58,6 +62,15 @@ impl Dialect for SqliteFile {
         let Ok(number) = i64::try_from(id.0) else { return Ok(None) };
         // The query is the operator's own text; the id is a bound parameter.
         sqlx::query(AssertSqlSafe(query)).bind(number).fetch_optional(connection).await
+    }
+
+    async fn list(connection: &mut SqliteConnection, query: &str, after: i64) -> Result<Vec<SqliteRow>, sqlx::Error> {
+        sqlx::query(AssertSqlSafe(query)).bind(after).fetch(connection).take(PAGE_ROWS).try_collect().await
+    }
+
+    fn id(row: &SqliteRow, column: &str) -> Result<Option<u64>, sqlx::Error> {
+        let id: i64 = row.try_get_unchecked(column)?;
+        Ok(u64::try_from(id).ok())
     }
 
     fn number(row: &SqliteRow, column: &str) -> Result<Option<f64>, sqlx::Error> {

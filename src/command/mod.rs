@@ -5,6 +5,7 @@ mod demo;
 mod du;
 mod explain;
 mod gc;
+mod inspect;
 mod keygen;
 mod proxy_conf;
 mod purge;
@@ -16,6 +17,7 @@ mod service_manager;
 mod sign;
 mod token;
 mod version;
+mod warm;
 
 use std::{
     path::{Path, PathBuf},
@@ -68,6 +70,8 @@ enum Command {
     Sign(sign::Arguments),
     /// Says, step by step, how a URL is answered and why
     Explain(explain::Arguments),
+    /// Renders ahead of time: images by name, or all; --watch stays on
+    Warm(Box<warm::Arguments>),
     /// Mints a token (JWT), for tests and scripts
     Token(token::Arguments),
     /// Prints a fresh signing key
@@ -80,6 +84,8 @@ enum Command {
     Gc(gc::Arguments),
     /// Says what is stored: by source, format and preset
     Du(du::Arguments),
+    /// Looks at files as the service would: what they are, what serving them needs, or why they would be refused
+    Inspect(inspect::Arguments),
     /// Writes the sample photo that the demo uses
     #[command(hide = true)]
     SamplePhoto(sample::Arguments),
@@ -169,12 +175,14 @@ impl Cli {
             Command::ProxyConf(arguments) => proxy_conf::run(&arguments),
             Command::Sign(arguments) => sign::run(&arguments),
             Command::Explain(arguments) => explain::run(&arguments),
+            Command::Warm(arguments) => warm::run(&arguments),
             Command::Token(arguments) => token::run(&arguments),
             Command::Keygen(arguments) => keygen::run(&arguments),
             Command::Render(arguments) => render::run(&arguments),
             Command::Purge(arguments) => purge::run(&arguments),
             Command::Gc(arguments) => gc::run(&arguments),
             Command::Du(arguments) => du::run(&arguments),
+            Command::Inspect(arguments) => inspect::run(&arguments),
             Command::SamplePhoto(arguments) => sample::run(&arguments),
         };
         match result {

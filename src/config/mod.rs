@@ -189,6 +189,9 @@ pub struct CatalogueConfig {
     /// name: `file`, and where there are any `source`, `file_hash`, `focal_point_x`, `focal_point_y`, `focal_point_width`,
     /// `focal_point_height`.
     pub query: Option<String>,
+    /// Databases: the rows after an id, in the order of ids, in place of Wagtail's table: for whoever walks the catalogue
+    /// (`warm --all`). One parameter, written as in `query`; the columns of `query` and `id`. A `LIMIT` bounds a page.
+    pub list_query: Option<String>,
     /// Databases: sessions held at once.
     pub max_connections: usize,
     /// `postgres`: a channel that tells of changed rows.
@@ -210,6 +213,7 @@ impl Default for CatalogueConfig {
             file: None,
             source: None,
             query: None,
+            list_query: None,
             max_connections: 4,
             listen: None,
             cache_seconds: 2.0,

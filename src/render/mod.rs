@@ -27,6 +27,8 @@ mod effect;
 #[forbid(unsafe_code)]
 mod exif;
 #[forbid(unsafe_code)]
+pub mod inspect;
+#[forbid(unsafe_code)]
 pub mod limits;
 #[forbid(unsafe_code)]
 pub mod look;
@@ -49,6 +51,7 @@ mod tests;
 #[forbid(unsafe_code)]
 mod verify;
 
+pub use inspect::{Inspection, inspect};
 pub use look::look;
 pub use plan::Plan;
 pub use verify::verify;

@@ -10,7 +10,7 @@ use std::{
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-use super::{OpenSource, Pending, Source, SourceError, Stat};
+use super::{Listing, OpenSource, Pending, Source, SourceError, Stat, walk::walk};
 use crate::model::MediaPath;
 
 /// A source in a folder.
@@ -108,6 +108,10 @@ impl Source for FsSource {
 
     fn open<'a>(&'a self, path: &'a MediaPath) -> Pending<'a, OpenSource> {
         Box::pin(std::future::ready(self.open_now(path)))
+    }
+
+    fn list(&self) -> Option<Listing<'_>> {
+        Some(walk(self.root.clone()))
     }
 
     fn probe(&self) -> Pending<'_, String> {

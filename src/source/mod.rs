@@ -5,9 +5,11 @@ mod http;
 mod originals;
 mod remote;
 mod s3;
+mod walk;
 
 use std::{fs::File, future::Future, pin::Pin};
 
+use futures_util::stream::BoxStream;
 use thiserror::Error;
 
 pub use fs::FsSource;
@@ -71,6 +73,18 @@ impl OpenSource {
 /// An answer under way.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, SourceError>> + Send + 'a>>;
 
+/// A file that a walk has met.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its path.
+    pub path: MediaPath,
+    /// Its version, as a [`Source::stat`] would say.
+    pub stat: Stat,
+}
+
+/// A walk under way. An error is of one folder or page, unless it is the last item.
+pub type Listing<'a> = BoxStream<'a, Result<Listed, SourceError>>;
+
 /// A place that originals are read from.
 pub trait Source: Send + Sync {
     /// The present version of a file. Called for every request, hits included.
@@ -91,6 +105,11 @@ pub trait Source: Send + Sync {
 
     /// Opens a file for reading.
     fn open<'a>(&'a self, path: &'a MediaPath) -> Pending<'a, OpenSource>;
+
+    /// All files, in no particular order, as they are met; `None` where nobody can tell which there are.
+    fn list(&self) -> Option<Listing<'_>> {
+        None
+    }
 
     /// Asks whether the source is there, for `check` and readiness: a sentence about it.
     fn probe(&self) -> Pending<'_, String>;

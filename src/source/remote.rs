@@ -4,7 +4,7 @@ use std::{fs::File, sync::Arc, time::Duration};
 
 use moka::{future, sync};
 
-use super::{OpenSource, Originals, Pending, Source, SourceError, Stat};
+use super::{Listing, OpenSource, Originals, Pending, Source, SourceError, Stat};
 use crate::{
     at_once::at_once,
     metrics::Metrics,
@@ -45,6 +45,11 @@ pub trait Backend: Send + Sync {
 
     /// Writes a file's bytes to `copy`: which version they are of.
     fn fetch<'a>(&'a self, path: &'a MediaPath, copy: File) -> Pending<'a, (Stat, File)>;
+
+    /// All files; `None` where nobody can tell which there are.
+    fn list(&self) -> Option<Listing<'_>> {
+        None
+    }
 
     /// Asks whether the source is there: a sentence about it.
     fn probe(&self) -> Pending<'_, String>;
@@ -180,6 +185,10 @@ impl Source for RemoteSource {
             let stat = self.look(path).await?;
             self.originals.open(self.location(path), stat, self.fetch(path, stat)).await
         })
+    }
+
+    fn list(&self) -> Option<Listing<'_>> {
+        self.backend.list()
     }
 
     fn probe(&self) -> Pending<'_, String> {

@@ -5,7 +5,9 @@
 
 use std::fs::File;
 
-use super::{Answer, Backend, Pending, SourceError, Stat, Validators};
+use futures_util::stream::StreamExt as _;
+
+use super::{Answer, Backend, Listed, Listing, Pending, SourceError, Stat, Validators};
 use crate::{
     model::{EntityTag, MediaPath},
     remote::s3::{Bucket, Object, S3Error, S3ErrorKind},
@@ -78,6 +80,15 @@ impl Backend for S3Source {
 
     fn fetch<'a>(&'a self, path: &'a MediaPath, copy: File) -> Pending<'a, (Stat, File)> {
         Box::pin(self.copy(path, copy))
+    }
+
+    fn list(&self) -> Option<Listing<'_>> {
+        let file = |found: Result<(String, Object), S3Error>| match found {
+            // No URL can name a key that is no path: a folder's own, say, which ends in a slash.
+            Ok((key, object)) => Some(Ok(Listed { path: MediaPath::parse(&key).ok()?, stat: stat(&object) })),
+            Err(error) => Some(Err(said(&error))),
+        };
+        Some(self.bucket.list_pages("").filter_map(move |found| std::future::ready(file(found))).boxed())
     }
 
     fn probe(&self) -> Pending<'_, String> {

@@ -2,18 +2,26 @@
 //! what there is.
 
 mod budget;
+mod folder;
 mod gc;
 mod news;
+mod original;
 mod purge;
+mod seen;
 mod usage;
+mod walk;
 mod warm;
 
 pub use budget::enforce_budget;
+pub use folder::{Folder, Told, WatchError};
 pub use gc::{Collected, Damaged, GcOptions, Progress, Reason, Tally, gc};
 pub use news::heed;
+pub use original::Original;
 pub use purge::{PurgeError, Purged, Scope, purge, purge_all_of};
+pub use seen::Seen;
 pub use usage::{OfImage, Usage, usage};
-pub use warm::{MAX_RENDITIONS, Task, Warmed, tasks, warm};
+pub use walk::{Candidates, Walk, files, rows};
+pub use warm::{Failure, MAX_RENDITIONS, Task, Warmed, reason, tasks, warm};
 
 use std::sync::Arc;
 

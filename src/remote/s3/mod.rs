@@ -348,15 +348,18 @@ impl Bucket {
         Ok(found.into_iter().filter_map(below).collect())
     }
 
-    /// As [`Self::list`], page by page, for more than fits into memory. Each page has the time of one call; after a failure there
+    /// As [`Self::list`], page by page, for more than fits into memory; of `""` everything. Each page has the time of one call; after a failure there
     /// is no more.
     ///
     /// # Errors
     /// [`S3Error`], as an item.
     pub fn list_pages(&self, folder: &str) -> impl Stream<Item = Result<(String, Object), S3Error>> + Send + '_ {
-        // A key that is none lists nothing else than an error.
-        let path = self.path(folder);
-        let pages = path.map(|path| self.store.list(Some(&path)));
+        // A key that is none lists nothing else than an error. The library wants a folder's name where there is one.
+        let path = match folder {
+            "" => Ok(Path::parse(self.prefix.trim_end_matches('/')).ok().filter(|path| !path.as_ref().is_empty())),
+            _ => self.path(folder).map(Some),
+        };
+        let pages = path.map(|path| self.store.list(path.as_ref()));
         futures_util::stream::unfold(Some(pages), async move |pages| {
             let mut pages = match pages? {
                 Ok(pages) => pages,
