@@ -14,7 +14,7 @@ pub(crate) use fs::DRAFTS;
 pub use fs::FsStore;
 pub(crate) use owner::{Lives, Owner};
 pub use s3::S3Store;
-pub(crate) use sweep::LEASE;
+pub(crate) use sweep::{LEASE, draft_name};
 
 use crate::{
     model::{ImageFormat, RenditionKey, SourceFacts, SourceKey, SourceVersion},
