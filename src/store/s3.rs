@@ -5,14 +5,13 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt as _, path::PathBuf, sync::Arc};
 
-use bytes::Bytes;
-use rustix::fs::{Mode, OFlags};
-
 use super::{Draft, Pending, Removed, SourceRecord, Store, StoreError, StoredRendition};
 use crate::{
     model::{RenditionKey, SourceKey, key::LAYOUT},
     remote::s3::{self, Bucket, Creation, S3Error},
+    unnamed::unnamed_file,
 };
+use bytes::Bytes;
 
 /// The record of a source image, beside its renditions.
 const RECORD: &str = ".source.json";
@@ -48,10 +47,9 @@ impl S3Store {
     }
 
     fn begin(&self, key: &RenditionKey) -> Result<Box<dyn Draft>, StoreError> {
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let file = rustix::fs::open(&self.drafts, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|error| StoreError::new("make a file in originals.root", &error.into()))?;
-        Ok(Box::new(S3Draft { file: file.into(), key: key.clone(), bucket: self.bucket.clone() }))
+        let file = unnamed_file(&self.drafts);
+        let file = file.map_err(|error| StoreError::new("make a file in originals.root", &error))?;
+        Ok(Box::new(S3Draft { file, key: key.clone(), bucket: self.bucket.clone() }))
     }
 
     async fn recorded(&self, source: &SourceKey) -> Result<Option<SourceRecord>, StoreError> {
