@@ -40,8 +40,7 @@ impl MySql {
 
 impl Dialect for MySqlServer {
     type Database = sqlx::MySql;
-    const WAGTAIL_QUERY: &'static str = "SELECT file, file_hash, focal_point_x, focal_point_y, focal_point_width, \
-                                         focal_point_height FROM wagtailimages_image WHERE id = ?";
+    const PARAMETER: &'static str = "?";
     const IS_REMOTE: bool = true;
 
     async fn open(&self) -> Result<Opened<sqlx::MySql>, sqlx::Error> {

@@ -44,8 +44,7 @@ pub(super) fn options(config: &CatalogueConfig) -> Result<PgConnectOptions, Cata
 
 impl Dialect for PostgresServer {
     type Database = sqlx::Postgres;
-    const WAGTAIL_QUERY: &'static str = "SELECT file, file_hash, focal_point_x, focal_point_y, focal_point_width, \
-                                         focal_point_height FROM wagtailimages_image WHERE id = $1";
+    const PARAMETER: &'static str = "$1";
     const IS_REMOTE: bool = true;
 
     async fn open(&self) -> Result<Opened<sqlx::Postgres>, sqlx::Error> {
