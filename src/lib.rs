@@ -85,5 +85,7 @@ pub mod spec;
 #[forbid(unsafe_code)]
 pub mod store;
 #[forbid(unsafe_code)]
+mod unnamed;
+#[forbid(unsafe_code)]
 pub mod upkeep;
 pub mod workers;

@@ -41,11 +41,7 @@ impl MySql {
 
 impl Dialect for MySqlServer {
     type Database = sqlx::MySql;
-    const WAGTAIL_QUERY: &'static str = "SELECT file, file_hash, focal_point_x, focal_point_y, focal_point_width, \
-                                         focal_point_height FROM wagtailimages_image WHERE id = ?";
-    const WAGTAIL_LIST_QUERY: &'static str = "SELECT id, file, file_hash, focal_point_x, focal_point_y, focal_point_width, \
-                                              focal_point_height FROM wagtailimages_image WHERE id > ? ORDER BY id \
-                                              LIMIT 1000";
+    const PARAMETER: &'static str = "?";
     const IS_REMOTE: bool = true;
 
     async fn open(&self) -> Result<Opened<sqlx::MySql>, sqlx::Error> {

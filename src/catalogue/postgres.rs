@@ -45,11 +45,7 @@ pub(super) fn options(config: &CatalogueConfig) -> Result<PgConnectOptions, Cata
 
 impl Dialect for PostgresServer {
     type Database = sqlx::Postgres;
-    const WAGTAIL_QUERY: &'static str = "SELECT file, file_hash, focal_point_x, focal_point_y, focal_point_width, \
-                                         focal_point_height FROM wagtailimages_image WHERE id = $1";
-    const WAGTAIL_LIST_QUERY: &'static str = "SELECT id, file, file_hash, focal_point_x, focal_point_y, focal_point_width, \
-                                              focal_point_height FROM wagtailimages_image WHERE id > $1 ORDER BY id \
-                                              LIMIT 1000";
+    const PARAMETER: &'static str = "$1";
     const IS_REMOTE: bool = true;
 
     async fn open(&self) -> Result<Opened<sqlx::Postgres>, sqlx::Error> {

@@ -31,10 +31,8 @@ const MAX_AGE: Duration = Duration::from_secs(1800);
 pub trait Dialect: Send + Sync + 'static {
     /// The library's driver.
     type Database: Database;
-    /// Wagtail's image table. A site with an image model of its own sets `catalogue.query`.
-    const WAGTAIL_QUERY: &'static str;
-    /// The same, page by page.
-    const WAGTAIL_LIST_QUERY: &'static str;
+    /// How a query names its first parameter.
+    const PARAMETER: &'static str;
     /// Whether a session may fall silent without having ended, as one through a network may.
     const IS_REMOTE: bool;
 

@@ -12,6 +12,10 @@ use super::{
 };
 use crate::{config::CatalogueConfig, model::ImageId};
 
+/// What is asked of Wagtail's image table. A site with an image model of its own sets `catalogue.query`.
+const WAGTAIL: &str = "file, file_hash, focal_point_x, focal_point_y, focal_point_width, focal_point_height \
+                       FROM wagtailimages_image";
+
 /// A catalogue in a database. Nothing is opened before the first question: one that is away at start may come back.
 pub struct Sql<D: Dialect> {
     sessions: Sessions<D>,
@@ -26,13 +30,13 @@ impl<D: Dialect> Sql<D> {
     /// With the query that the config names, or Wagtail's.
     pub(super) fn with(dialect: D, config: &CatalogueConfig, sources: Sources) -> Self {
         let list_query = match (&config.query, &config.list_query) {
-            (None, None) => Some(D::WAGTAIL_LIST_QUERY.to_owned()),
+            (None, None) => Some(wagtail_list::<D>()),
             (_, own) => own.clone(),
         };
         Self {
             list_query,
             sessions: Sessions::new(dialect, config.max_connections),
-            query: config.query.clone().unwrap_or_else(|| D::WAGTAIL_QUERY.to_owned()),
+            query: config.query.clone().unwrap_or_else(wagtail::<D>),
             sources,
             timeout: Duration::from_secs_f64(config.timeout_seconds),
         }
@@ -81,10 +85,19 @@ impl<D: Dialect> Catalogue for Sql<D> {
         Box::pin(async {
             // Asking for an id that cannot be there exercises server, table and columns alike.
             self.ask(ImageId(0)).await?;
-            let query = if self.query == D::WAGTAIL_QUERY { "Wagtail's query" } else { "catalogue.query" };
+            let query = if self.query == wagtail::<D>() { "Wagtail's query" } else { "catalogue.query" };
             Ok(format!("{} answers {query}; {}", self.sessions.server(), self.sources))
         })
     }
+}
+
+fn wagtail<D: Dialect>() -> String {
+    format!("SELECT {WAGTAIL} WHERE id = {}", D::PARAMETER)
+}
+
+/// The same, page by page.
+fn wagtail_list<D: Dialect>() -> String {
+    format!("SELECT id, {WAGTAIL} WHERE id > {} ORDER BY id LIMIT 1000", D::PARAMETER)
 }
 
 /// The columns by name. One that the query does not give is absent, but for `file`.

@@ -40,11 +40,7 @@ impl Sqlite {
 
 impl Dialect for SqliteFile {
     type Database = sqlx::Sqlite;
-    const WAGTAIL_QUERY: &'static str = "SELECT file, file_hash, focal_point_x, focal_point_y, focal_point_width, \
-                                         focal_point_height FROM wagtailimages_image WHERE id = ?";
-    const WAGTAIL_LIST_QUERY: &'static str = "SELECT id, file, file_hash, focal_point_x, focal_point_y, focal_point_width, \
-                                              focal_point_height FROM wagtailimages_image WHERE id > ? ORDER BY id \
-                                              LIMIT 1000";
+    const PARAMETER: &'static str = "?";
     const IS_REMOTE: bool = false;
 
     async fn open(&self) -> Result<Opened<sqlx::Sqlite>, sqlx::Error> {

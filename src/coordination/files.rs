@@ -20,16 +20,17 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Away, Claim, Coordinator, Lease, Pending, Watch, lease::Sign};
+use super::{
+    Away, Claim, Coordinator, Lease, Pending, Watch,
+    lease::{BEATS, Sign},
+};
 use crate::{
     model::{RenditionKey, key::LAYOUT},
-    store::{DRAFTS, LEASE, Lives, Owner},
+    store::{DRAFTS, LEASE, Lives, Owner, draft_name},
 };
 
 /// Longest mark of an owner that is read.
 const MARK_BYTES: u64 = 256;
-/// Signs of life in the time after which a lease counts as abandoned.
-const BEATS: u32 = 4;
 
 /// Leases in a folder that the gates share.
 pub struct LeaseFiles {
@@ -108,7 +109,7 @@ impl Inner {
     /// finds a living one in its hand puts it back.
     fn take_away(&self, path: &Path, mark: &str) -> io::Result<()> {
         let number = self.counter.fetch_add(1, Ordering::Relaxed);
-        let aside = self.folder.join(format!(".tmp-{}", self.owner.mark(number)));
+        let aside = self.folder.join(draft_name(&self.owner, number));
         match std::fs::rename(path, &aside) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             result => result?,

@@ -4,6 +4,9 @@ use std::{future::Future, pin::Pin, time::Instant};
 
 use tokio::task::AbortHandle;
 
+/// Signs of life in the time after which a lease counts as abandoned.
+pub(super) const BEATS: u32 = 4;
+
 /// What a claim comes to.
 pub enum Claim {
     /// This gate makes it.

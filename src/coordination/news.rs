@@ -1,11 +1,19 @@
 //! What gates tell each other.
 
+use std::{fmt::Display, time::Duration};
+
 use serde::{Deserialize, Serialize};
 
 use crate::model::{ImageId, SourceRef};
 
 /// Longest message, in bytes: Postgres carries less than 8,000.
 const MAX_BYTES: usize = 7_000;
+/// News that a slow listener may be behind.
+pub(super) const BACKLOG: usize = 1024;
+/// After so long without news it is asked whether the server is there.
+pub(super) const SILENCE: Duration = Duration::from_secs(3);
+/// Before a broken subscription is made again.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Something that the other gates should know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +68,17 @@ impl News {
                 Some(Event::Unknown)
             }
         }
+    }
+}
+
+/// Hears what others tell, for as long as there is a runtime: `subscribe` ends when its connection does.
+pub(super) async fn listen<E: Display>(mut subscribe: impl AsyncFnMut() -> Result<(), E>) {
+    loop {
+        match subscribe().await {
+            Ok(()) => tracing::warn!("the news of other gates broke off; listening anew"),
+            Err(error) => tracing::debug!(reason = %error, "the news of other gates cannot be heard"),
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

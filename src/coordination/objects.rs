@@ -14,7 +14,10 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Away, Claim, Coordinator, Lease, Pending, Watch, lease::Sign};
+use super::{
+    Away, Claim, Coordinator, Lease, Pending, Watch,
+    lease::{BEATS, Sign},
+};
 use crate::{
     model::{RenditionKey, key::LAYOUT},
     remote::s3::{Bucket, Creation},
@@ -23,8 +26,6 @@ use crate::{
 
 /// Longest lease that is read.
 const LEASE_BYTES: u64 = 256;
-/// Signs of life in the time after which a lease counts as abandoned.
-const BEATS: u32 = 4;
 
 /// Leases in a bucket that the gates share.
 pub struct LeaseObjects {

@@ -17,18 +17,15 @@ use tokio::{
 };
 
 use super::{
-    Away, Claim, Coordinator, Event, Lease, News, Pending, Watch, random_name,
-    redis::{NEWS, SILENCE},
+    Away, Claim, Coordinator, Event, Lease, News, Pending, Watch,
+    lease::BEATS,
+    news::{BACKLOG, SILENCE, listen},
+    random_name,
 };
 use crate::{
     config::{CoordinationConfig, Secret},
     model::RenditionKey,
 };
-
-/// Signs of life in the time after which the server counts this gate as gone.
-const BEATS: u32 = 4;
-/// Before a broken subscription is made again.
-const PAUSE: Duration = Duration::from_millis(500);
 
 /// Gates that meet in a Postgres server. One session holds all leases of a gate: when it ends, however it ends, the server gives
 /// them to others. A pooler that shares sessions (PgBouncer, but for session pooling) breaks that.
@@ -74,11 +71,12 @@ impl PostgresCoordinator {
             namespace: config.namespace.clone(),
             name: random_name(),
             timeout: Duration::from_secs_f64(config.timeout_seconds),
-            news: broadcast::Sender::new(NEWS),
+            news: broadcast::Sender::new(BACKLOG),
         });
         let beat = tokio::spawn(stay_alive(Arc::downgrade(&inner), lease / BEATS)).abort_handle();
-        let listener = tokio::spawn(listen(inner.clone(), url.clone())).abort_handle();
-        Ok(Self { inner, tasks: [beat, listener] })
+        let (heard, url) = (inner.clone(), url.clone());
+        let listener = tokio::spawn(listen(async move || subscribe(&heard, &url).await));
+        Ok(Self { inner, tasks: [beat, listener.abort_handle()] })
     }
 }
 
@@ -138,17 +136,7 @@ async fn stay_alive(inner: Weak<Inner>, pause: Duration) {
     }
 }
 
-/// Hears what others tell, for as long as there is a runtime.
-async fn listen(inner: Arc<Inner>, url: Secret) {
-    loop {
-        match subscribe(&inner, &url).await {
-            Ok(()) => tracing::warn!("the news of other gates broke off; listening anew"),
-            Err(error) => tracing::debug!(reason = %error, "the news of other gates cannot be heard"),
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-}
-
+/// Hears what others tell until the connection ends.
 async fn subscribe(inner: &Inner, url: &Secret) -> Result<(), sqlx::Error> {
     let options = PgConnectOptions::from_str(url.expose())?.application_name("sendimage news");
     let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(inner.timeout).connect_with(options).await?;

@@ -9,21 +9,16 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::{Away, Claim, Coordinator, Event, Lease, News, Pending, Watch, random_name};
+use super::{
+    Away, Claim, Coordinator, Event, Lease, News, Pending, Watch,
+    lease::BEATS,
+    news::{BACKLOG, SILENCE, listen},
+    random_name,
+};
 use crate::{
     config::{CoordinationConfig, Secret},
     model::RenditionKey,
 };
-
-/// News that a slow listener may be behind.
-pub(super) const NEWS: usize = 1024;
-/// Signs of life in the time after which a lease ends.
-const BEATS: u32 = 4;
-/// Before a broken subscription is made again.
-const PAUSE: Duration = Duration::from_millis(500);
-
-/// After so long without news it is asked whether the server is there.
-pub(super) const SILENCE: Duration = Duration::from_secs(3);
 
 /// Prolongs a lease, if it is still the caller's.
 const PROLONG: &str =
@@ -64,9 +59,11 @@ impl RedisCoordinator {
             name: random_name(),
             lease: Duration::from_secs_f64(config.lease_seconds),
             timeout: Duration::from_secs_f64(config.timeout_seconds),
-            news: broadcast::Sender::new(NEWS),
+            news: broadcast::Sender::new(BACKLOG),
         });
-        let listener = tokio::spawn(listen(inner.clone())).abort_handle();
+        let heard = inner.clone();
+        let listener = tokio::spawn(listen(async move || subscribe(&heard).await.map_err(|error| said(&error))));
+        let listener = listener.abort_handle();
         Ok(Self { inner, listener })
     }
 }
@@ -126,17 +123,7 @@ fn said(error: &RedisError) -> String {
     format!("{:?}: {}", error.kind(), error.detail().unwrap_or("no answer, or a connection that broke"))
 }
 
-/// Hears what others tell, for as long as there is a runtime.
-async fn listen(inner: Arc<Inner>) {
-    loop {
-        match subscribe(&inner).await {
-            Ok(()) => tracing::warn!("the news of other gates broke off; listening anew"),
-            Err(error) => tracing::debug!(reason = said(&error), "the news of other gates cannot be heard"),
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-}
-
+/// Hears what others tell until the connection ends.
 async fn subscribe(inner: &Inner) -> Result<(), RedisError> {
     let connect = async {
         let mut subscription = inner.client.get_async_pubsub().await?;

@@ -6,10 +6,9 @@
 use std::{fs::File, future::Future, io, os::fd::AsRawFd as _, path::PathBuf, sync::Arc};
 
 use moka::future::Cache;
-use rustix::fs::{Mode, OFlags};
 
 use super::{OpenSource, SourceError, Stat};
-use crate::{config::OriginalsConfig, model::SourceRef};
+use crate::{config::OriginalsConfig, model::SourceRef, unnamed::unnamed_file};
 
 /// Copies held open at most: each takes a descriptor.
 const MAX_COPIES: u64 = 256;
@@ -39,9 +38,7 @@ impl Originals {
     /// # Errors
     /// When the folder is not there or takes no files.
     pub fn empty(&self) -> Result<File, SourceError> {
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(&self.root, flags, Mode::RUSR | Mode::WUSR);
-        opened.map(File::from).map_err(|error| self.unavailable(&error.into()))
+        unnamed_file(&self.root).map_err(|error| self.unavailable(&error))
     }
 
     /// Keeps a copy for whoever opens this version next.

@@ -17,7 +17,7 @@ pub(crate) use fs::DRAFTS;
 pub use fs::FsStore;
 pub(crate) use owner::{Lives, Owner};
 pub use s3::S3Store;
-pub(crate) use sweep::LEASE;
+pub(crate) use sweep::{LEASE, draft_name};
 pub use walk::{Depth, ImageFolder, RenditionFile, Unfinished, Walk, Walked};
 
 use crate::{

@@ -6,7 +6,6 @@
 use std::{fs::File, io, os::unix::fs::FileExt as _, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
-use rustix::fs::{Mode, OFlags};
 
 use super::{
     Depth, Draft, Pending, RECORD, RECORD_BYTES, Removed, RenditionFile, SourceRecord, Store, StoreError,
@@ -15,6 +14,7 @@ use super::{
 use crate::{
     model::{RenditionKey, SourceKey, key::LAYOUT},
     remote::s3::{self, Bucket, Creation, S3Error, S3ErrorKind},
+    unnamed::unnamed_file,
 };
 
 /// Longest rendition that is read back, to see whether it is whole.
@@ -105,10 +105,7 @@ impl S3Store {
 
     /// A file of this machine without a name.
     fn nameless(&self) -> Result<File, StoreError> {
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let file = rustix::fs::open(&self.drafts, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|error| StoreError::new("make a file in originals.root", &error.into()))?;
-        Ok(file.into())
+        unnamed_file(&self.drafts).map_err(|error| StoreError::new("make a file in originals.root", &error))
     }
 
     async fn try_out(&self) -> Result<String, StoreError> {

@@ -17,7 +17,7 @@ const DRAFT: &str = ".tmp-";
 pub(crate) const LEASE: &str = ".lease-";
 
 /// The name of an unfinished file.
-pub(super) fn draft_name(owner: &Owner, number: u64) -> String {
+pub(crate) fn draft_name(owner: &Owner, number: u64) -> String {
     format!("{DRAFT}{}", owner.mark(number))
 }
 

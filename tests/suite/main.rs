@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod animations;
+mod backends;
 mod browser;
 #[allow(dead_code, reason = "shared with tests/faults, which uses the rest")]
 mod buckets;
@@ -33,6 +34,8 @@ mod operations;
 mod ops;
 mod pictures;
 mod python;
+#[allow(dead_code, reason = "shared with tests/faults, which uses the rest")]
+mod redis_server;
 mod render_cost;
 mod renders;
 mod renditions;
@@ -46,4 +49,5 @@ mod verdicts;
 mod wagtail_site;
 mod warm;
 mod watch;
+mod web_server;
 mod workers;
