@@ -21,7 +21,7 @@ const REFERENCES_IN_A_CALL: usize = 50;
 #[command(after_help = "Examples:
   sendimage purge 42 media/2026/a.jpg
   sendimage purge --prefix media/2024/
-  sendimage purge --preset hero           after changing what it looks like: its former files are nobody's anyway
+  sendimage purge --preset hero           what hero makes, as the config has it now
   sendimage purge --all --yes")]
 #[command(group = clap::ArgGroup::new("what").required(true).multiple(false))]
 pub struct Arguments {
