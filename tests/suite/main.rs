@@ -30,6 +30,7 @@ mod operations;
 mod ops;
 mod pictures;
 mod python;
+mod reference;
 mod render_cost;
 mod renders;
 mod renditions;
