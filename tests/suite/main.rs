@@ -28,6 +28,7 @@ mod nginx_conf;
 mod offload;
 mod operations;
 mod ops;
+mod packages;
 mod pictures;
 mod python;
 mod reference;
