@@ -8,6 +8,7 @@ mod buckets;
 mod catalogues;
 mod cli;
 mod clients;
+mod dashboards;
 #[allow(dead_code, reason = "shared with tests/faults, which uses the rest")]
 mod databases;
 mod decoders;
@@ -25,6 +26,7 @@ mod keys;
 mod migration;
 mod negotiation;
 mod nginx_conf;
+mod observability;
 mod offload;
 mod operations;
 mod ops;
