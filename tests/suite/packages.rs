@@ -268,7 +268,7 @@ fn kubernetes_manifests_and_config_agree() {
     }
     let grace = pod["spec"]["terminationGracePeriodSeconds"].as_f64().unwrap();
     let waits = gate["lifecycle"]["preStop"]["sleep"]["seconds"].as_f64().unwrap();
-    assert!(grace >= waits + config.server.drain_seconds as f64);
+    assert!(grace >= waits + config.server.drain_seconds);
     // Everything selects the pods by what they are called.
     let labels = &pod["metadata"]["labels"];
     assert_eq!(&of_kind("Service")["spec"]["selector"], labels);
