@@ -2,6 +2,8 @@
 //!
 //! No label ever holds an image id, a filter spec or a host: the number of series is fixed by the code and the config.
 
+mod describe;
+
 use std::{
     fmt::{self, Write as _},
     sync::{
@@ -23,6 +25,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 use tracing_appender::non_blocking::ErrorCounter;
+
+pub use describe::{Described, describe};
 
 /// How a request ended: the label of `sendimage_requests_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +52,8 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    const ALL: [Self; 9] = [
+    /// All of them.
+    pub const ALL: [Self; 9] = [
         Self::Hit,
         Self::Rendered,
         Self::Joined,
@@ -319,10 +324,10 @@ impl Metrics {
             Unit::Seconds,
             request_seconds,
         );
-        registry.register("renders", "Renders by outcome and output format", metrics.renders.clone());
+        registry.register("renders", "Renders by how they ended and by output format", metrics.renders.clone());
         registry.register_with_unit(
             "render",
-            "Time of each stage of a render",
+            "Time of each stage of a render: queue, probe, look, decode, resample, encode, store",
             Unit::Seconds,
             metrics.render_seconds.clone(),
         );
@@ -337,12 +342,20 @@ impl Metrics {
             Unit::Bytes,
             metrics.render_memory_bytes.clone(),
         );
-        registry.register("workers_died", "Render workers that ended, by cause", metrics.workers_died.clone());
-        registry.register("store_errors", "Failed calls of the rendition store", metrics.store_errors.clone());
+        registry.register(
+            "workers_died",
+            "Render workers that ended, by cause: a signal, oom, exit, panic, protocol, deadline, recycled",
+            metrics.workers_died.clone(),
+        );
+        registry.register(
+            "store_errors",
+            "Failed calls of the rendition store, by the kind of error",
+            metrics.store_errors.clone(),
+        );
         metrics.register_store(&mut registry);
         registry.register(
             "source_errors",
-            "Questions to a source without a good answer",
+            "Questions to a source without a good answer: unavailable, failed, timed_out, too_long, not_an_image",
             metrics.source_errors.clone(),
         );
         registry.register_with_unit(
@@ -351,24 +364,40 @@ impl Metrics {
             Unit::Seconds,
             metrics.catalogue_seconds.clone(),
         );
-        registry.register("leases", "Renders agreed on with other gates, by outcome", metrics.leases.clone());
+        registry.register(
+            "leases",
+            "Renders agreed on with other gates: led, waited, taken_over, late, alone",
+            metrics.leases.clone(),
+        );
         registry.register(
             "coordination_up",
-            "Whether the last question to the coordinator had an answer",
+            "1 where the last question to the coordinator had an answer, else 0",
             metrics.coordination_up.clone(),
         );
         metrics.catalogue_up.set(1);
-        registry.register("catalogue_up", "Whether the catalogue answers", metrics.catalogue_up.clone());
+        registry.register(
+            "catalogue_up",
+            "1 where the catalogue's last look-up or probe had an answer, else 0",
+            metrics.catalogue_up.clone(),
+        );
         registry.register(
             "config_reload_failed",
             "Changed configs that SIGHUP did not apply",
             metrics.config_reload_failed.clone(),
         );
         registry.register("log_dropped", "Log lines dropped because nobody read them", metrics.log_dropped.clone());
-        registry.register("auth", "What was said about who asks, by outcome", auth_by_outcome);
-        registry.register("ops_calls", "Calls of the operations listener by outcome", metrics.ops_calls.clone());
+        registry.register("auth", "What was said about who asks, on routes that want to know", auth_by_outcome);
+        registry.register(
+            "ops_calls",
+            "Calls of the operations listener: done, refused, invalid, failed, left",
+            metrics.ops_calls.clone(),
+        );
         registry.register("purged_files", "Renditions removed by purges", metrics.purged_files.clone());
-        registry.register("warmed", "Renditions asked for ahead of time, by outcome", metrics.warmed.clone());
+        registry.register(
+            "warmed",
+            "Renditions asked for ahead of time: created, present, failed",
+            metrics.warmed.clone(),
+        );
         registry.register("key_uses", "Signatures that verified, by key id", metrics.key_uses.clone());
         Self { registry, ..metrics }
     }

@@ -1,14 +1,18 @@
 //! One file for each command. Each prints what it has to say and returns how the process ends.
 
 mod check;
+mod completions;
 mod demo;
 mod du;
 mod explain;
 mod gc;
+mod health;
 mod inspect;
 mod keygen;
+mod manual;
 mod proxy_conf;
 mod purge;
+mod reference;
 mod render;
 mod running;
 mod sample;
@@ -36,6 +40,8 @@ use crate::{
 
 /// Exit code of a command that failed.
 const FAILED: u8 = 1;
+/// The config that explains every key: `man` and `reference` print it.
+const EXAMPLE_CONFIG: &str = include_str!("../../deploy/sendimage.toml");
 /// Exit code for a config that cannot be used (sysexits.h, EX_CONFIG).
 const BAD_CONFIG: u8 = 78;
 
@@ -63,6 +69,8 @@ enum Command {
     Demo(demo::Arguments),
     /// The doctor: looks at config, keys, catalogue, sources, store and sandbox, and says what is wrong
     Check(check::Arguments),
+    /// Asks the running service whether it is ready
+    Health(health::Arguments),
     /// Prints the web server's config that fits ours
     #[command(visible_alias = "nginx-conf")]
     ProxyConf(proxy_conf::Arguments),
@@ -86,6 +94,13 @@ enum Command {
     Du(du::Arguments),
     /// Looks at files as the service would: what they are, what serving them needs, or why they would be refused
     Inspect(inspect::Arguments),
+    /// Prints the completion of commands and options for a shell
+    Completions(completions::Arguments),
+    /// Prints or writes the manual pages
+    Man(manual::Arguments),
+    /// Prints the reference chapter of the README, made of the code
+    #[command(hide = true)]
+    Reference(reference::Arguments),
     /// Writes the sample photo that the demo uses
     #[command(hide = true)]
     SamplePhoto(sample::Arguments),
@@ -172,6 +187,7 @@ impl Cli {
             Command::Serve(arguments) => serve::run(&arguments),
             Command::Demo(arguments) => demo::run(&arguments),
             Command::Check(arguments) => check::run(&arguments),
+            Command::Health(arguments) => health::run(&arguments),
             Command::ProxyConf(arguments) => proxy_conf::run(&arguments),
             Command::Sign(arguments) => sign::run(&arguments),
             Command::Explain(arguments) => explain::run(&arguments),
@@ -183,6 +199,9 @@ impl Cli {
             Command::Gc(arguments) => gc::run(&arguments),
             Command::Du(arguments) => du::run(&arguments),
             Command::Inspect(arguments) => inspect::run(&arguments),
+            Command::Completions(arguments) => completions::run(&arguments),
+            Command::Man(arguments) => manual::run(&arguments),
+            Command::Reference(arguments) => reference::run(&arguments),
             Command::SamplePhoto(arguments) => sample::run(&arguments),
         };
         match result {
@@ -255,6 +274,15 @@ fn start_log(config: &LogConfig) -> Log {
 /// A config file's place, for messages.
 fn origin(loaded_from: Option<&Path>) -> String {
     loaded_from.map_or("defaults and environment".into(), |file| file.display().to_string())
+}
+
+/// Prints text that was made elsewhere. A reader that has enough (`| head`) is no failure of ours.
+fn print_bytes(text: &[u8]) -> CommandResult {
+    let mut out = std::io::stdout().lock();
+    match std::io::Write::write_all(&mut out, text).and_then(|()| std::io::Write::flush(&mut out)) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Prints a value as JSON.

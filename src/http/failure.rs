@@ -33,6 +33,63 @@ const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("2");
 const SHORT_LIVED: HeaderValue = HeaderValue::from_static("max-age=5, public");
 const NEVER: HeaderValue = HeaderValue::from_static("no-store");
 
+/// One row of the README's table of statuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatusRow {
+    /// The status.
+    pub status: u16,
+    /// How the metrics count it.
+    pub outcomes: &'static [Outcome],
+    /// When a client sees it.
+    pub when: &'static str,
+}
+
+/// Every status of an image request. The match below decides, and a test holds the two together.
+pub const STATUSES: &[StatusRow] = {
+    const fn row(status: u16, outcomes: &'static [Outcome], when: &'static str) -> StatusRow {
+        StatusRow { status, outcomes, when }
+    }
+    use Outcome as O;
+    &[
+        row(200, &[O::Hit, O::Rendered, O::Joined], "served: an empty body with `X-Accel-Redirect` (`HEAD` too)"),
+        row(204, &[O::Hit], "`OPTIONS`, with `Allow`"),
+        row(304, &[O::NotModified], "the client has it (where sendimage itself sends the files)"),
+        row(
+            400,
+            &[O::Invalid],
+            "malformed path or query, a body, a bad filter spec (with its offset), a malformed record",
+        ),
+        row(
+            401,
+            &[O::Refused],
+            "with a good signature: no token or a bad one (`WWW-Authenticate: Bearer`), or the site's own 401",
+        ),
+        row(
+            403,
+            &[O::Refused],
+            "every other refusal, byte for byte the same: bad signature, expired link, not a preset, out of the key's or \
+             the token's bounds, the site says no",
+        ),
+        row(404, &[O::Missing], "no route, unknown image, source or path"),
+        row(405, &[O::Invalid], "a method other than `GET`, `HEAD` and `OPTIONS`; with `Allow`"),
+        row(410, &[O::Missing], "a known image whose file is gone and that has no stored rendition"),
+        row(422, &[O::Failed], "not an image, corrupt, over a limit, or it killed two workers"),
+        row(500, &[O::Failed], "a fault of ours; the log has it"),
+        row(502, &[O::Failed], "a source by HTTP refuses us, is broken, or leads where nothing may be fetched"),
+        row(
+            503,
+            &[O::Overloaded],
+            "with `Retry-After`: queue full or too slow, memory full, catalogue or source away, nobody can tell who may \
+             see it, store full or read-only (hits are still served)",
+        ),
+        row(
+            504,
+            &[O::Failed],
+            "not rendered within `render.deadline_seconds`, or a source by HTTP did not answer in time",
+        ),
+    ]
+};
+
 /// Why a request was not served.
 #[derive(Debug, Error)]
 pub enum RequestError {
@@ -324,6 +381,21 @@ mod tests {
             assert_eq!(response.headers().contains_key(RETRY_AFTER), status == 503, "{error}");
             let kept = response.headers()[CACHE_CONTROL] != NEVER;
             assert_eq!(kept, matches!(status, 400 | 404 | 410 | 422), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_table_of_statuses_is_what_the_match_says() {
+        let said: Vec<_> = all().iter().map(|(error, _)| Failure::from(error)).collect();
+        for failure in &said {
+            let row = STATUSES.iter().find(|row| row.status == failure.status.as_u16());
+            assert!(row.is_some_and(|row| row.outcomes.contains(&failure.outcome)), "{failure:?}");
+        }
+        for row in STATUSES.iter().filter(|row| row.status >= 400) {
+            for outcome in row.outcomes {
+                let is_said = |failure: &Failure| failure.status.as_u16() == row.status && failure.outcome == *outcome;
+                assert!(said.iter().any(is_said), "nothing is answered {row:?}");
+            }
         }
     }
 

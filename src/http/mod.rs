@@ -9,6 +9,6 @@ mod request_id;
 pub mod server;
 mod verdict;
 
-pub use failure::{Failure, RequestError};
+pub use failure::{Failure, RequestError, STATUSES, StatusRow};
 pub use handler::{admit_size, answer, explain_gone, find_image, serve};
 pub use ops::answer_ops;

@@ -179,17 +179,24 @@ fn the_unit_files_are_sound() {
     assert!(verified.status.success());
     // The binary that the unit starts must exist to be verified: ours, in the place of the installed one.
     let copy = tempfile::tempdir().unwrap();
-    for name in ["sendimage.service", "sendimage.socket"] {
+    let names = [
+        "sendimage.service",
+        "sendimage.socket",
+        "sendimage-watch.service",
+        "sendimage-gc.service",
+        "sendimage-gc.timer",
+    ];
+    for name in names {
         let text = std::fs::read_to_string(folder.join(name)).unwrap();
-        std::fs::write(copy.path().join(name), text.replace("/usr/local/bin/sendimage", SENDIMAGE)).unwrap();
+        std::fs::write(copy.path().join(name), text.replace("/usr/bin/sendimage", SENDIMAGE)).unwrap();
     }
     let output = Command::new("systemd-analyze")
         .args(["verify", "--man=no", "--recursive-errors=no"])
-        .args(["sendimage.service", "sendimage.socket"].map(|name| copy.path().join(name)))
+        .args(names.map(|name| copy.path().join(name)))
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let about_us: Vec<&str> = said.lines().filter(|line| line.contains("sendimage.")).collect();
+    let about_us: Vec<&str> = said.lines().filter(|line| line.contains("sendimage")).collect();
     assert!(about_us.is_empty(), "{said}");
     row.passed("systemd-analyze verify: nothing to say");
 }

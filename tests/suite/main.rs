@@ -10,6 +10,7 @@ mod budget;
 mod catalogues;
 mod cli;
 mod clients;
+mod dashboards;
 #[allow(dead_code, reason = "shared with tests/faults, which uses the rest")]
 mod databases;
 mod decoders;
@@ -29,13 +30,16 @@ mod keys;
 mod migration;
 mod negotiation;
 mod nginx_conf;
+mod observability;
 mod offload;
 mod operations;
 mod ops;
+mod packages;
 mod pictures;
 mod python;
 #[allow(dead_code, reason = "shared with tests/faults, which uses the rest")]
 mod redis_server;
+mod reference;
 mod render_cost;
 mod renders;
 mod renditions;
