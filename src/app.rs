@@ -361,21 +361,20 @@ impl Part {
     }
 }
 
+/// A config's sources.
+pub type SourcesByName = BTreeMap<String, Arc<dyn Source>>;
+
 /// What can be walked of a config without anything being rendered: its catalogue, and its sources by name.
 ///
 /// # Errors
 /// The first part that cannot be set up.
-pub fn walkable(config: &Config) -> Result<(Arc<dyn Catalogue>, BTreeMap<String, Arc<dyn Source>>), BuildError> {
+pub fn walkable(config: &Config) -> Result<(Arc<dyn Catalogue>, SourcesByName), BuildError> {
     let metrics = Arc::new(Metrics::new());
     let originals = Arc::new(Originals::new(&config.originals));
     Ok((rows(config)?.into(), sources(config, &originals, &metrics)?))
 }
 
-fn sources(
-    config: &Config,
-    originals: &Arc<Originals>,
-    metrics: &Arc<Metrics>,
-) -> Result<BTreeMap<String, Arc<dyn Source>>, BuildError> {
+fn sources(config: &Config, originals: &Arc<Originals>, metrics: &Arc<Metrics>) -> Result<SourcesByName, BuildError> {
     let one = |(name, section): (&String, &SourceConfig)| {
         Ok((name.clone(), source(name, section, config, originals, metrics)?))
     };
