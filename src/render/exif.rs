@@ -10,6 +10,8 @@ const MAX_BYTES: usize = 64 << 10;
 const ORIENTATION_TAG: u16 = 0x0112;
 /// What a JPEG's block begins with.
 const PREFIX: &[u8] = b"Exif\0\0";
+/// Where the directory with the position is (EXIF 2.32, 4.6.3).
+const GPS_TAG: u16 = 0x8825;
 const TYPE_SHORT: u16 = 3;
 const TYPE_LONG: u16 = 4;
 const ENTRY_BYTES: usize = 12;
@@ -23,11 +25,21 @@ pub fn orientation(block: &[u8]) -> Orientation {
     first_directory(tiff).map(Orientation::from_exif).unwrap_or_default()
 }
 
+/// Whether an EXIF block, or a TIFF file, says where the picture was taken.
+pub fn has_gps(block: &[u8]) -> bool {
+    has_tag(block, GPS_TAG)
+}
+
+/// Whether the first directory has a tag.
+pub fn has_tag(block: &[u8], tag: u16) -> bool {
+    find_tag(block.strip_prefix(PREFIX).unwrap_or(block), tag).is_some()
+}
+
 /// The same block, naming no turn: for pixels that are upright already.
 pub fn upright(block: &[u8]) -> Vec<u8> {
     let mut upright = block.to_vec();
     let prefix = if block.starts_with(PREFIX) { PREFIX.len() } else { 0 };
-    if let Some((bytes, entry)) = find_tag(&block[prefix..]) {
+    if let Some((bytes, entry)) = find_tag(&block[prefix..], ORIENTATION_TAG) {
         // A single SHORT lies left-aligned in its four bytes; its type is set too, for a LONG would be read otherwise.
         let one: [u8; 2] = if bytes.big_endian { [0, 1] } else { [1, 0] };
         let kind: [u8; 2] = if bytes.big_endian { [0, 3] } else { [3, 0] };
@@ -43,7 +55,7 @@ pub fn upright(block: &[u8]) -> Vec<u8> {
 
 /// The tag's value in the TIFF structure's first directory.
 fn first_directory(tiff: &[u8]) -> Option<u32> {
-    let (bytes, entry) = find_tag(tiff)?;
+    let (bytes, entry) = find_tag(tiff, ORIENTATION_TAG)?;
     match bytes.u16(entry + 2)? {
         TYPE_SHORT => bytes.u16(entry + 8).map(u32::from),
         TYPE_LONG => bytes.u32(entry + 8),
@@ -51,8 +63,8 @@ fn first_directory(tiff: &[u8]) -> Option<u32> {
     }
 }
 
-/// Where the tag's entry begins in the TIFF structure's first directory (TIFF 6.0, section 2).
-fn find_tag(tiff: &[u8]) -> Option<(Bytes<'_>, usize)> {
+/// Where a tag's entry begins in the TIFF structure's first directory (TIFF 6.0, section 2).
+fn find_tag(tiff: &[u8], tag: u16) -> Option<(Bytes<'_>, usize)> {
     let bytes = match tiff.get(..4)? {
         b"II*\0" => Bytes { tiff, big_endian: false },
         b"MM\0*" => Bytes { tiff, big_endian: true },
@@ -62,7 +74,7 @@ fn find_tag(tiff: &[u8]) -> Option<(Bytes<'_>, usize)> {
     let entries = usize::from(bytes.u16(start)?);
     let entry = (0..entries)
         .map_while(|index| start.checked_add(2 + index * ENTRY_BYTES).filter(|&at| at < tiff.len()))
-        .find(|&at| bytes.u16(at) == Some(ORIENTATION_TAG))?;
+        .find(|&at| bytes.u16(at) == Some(tag))?;
     Some((bytes, entry))
 }
 

@@ -27,6 +27,8 @@ mod effect;
 #[forbid(unsafe_code)]
 mod exif;
 #[forbid(unsafe_code)]
+pub mod inspect;
+#[forbid(unsafe_code)]
 pub mod limits;
 #[forbid(unsafe_code)]
 pub mod look;
@@ -47,6 +49,7 @@ mod svg;
 #[cfg(test)]
 mod tests;
 
+pub use inspect::{Inspection, inspect};
 pub use look::look;
 pub use plan::Plan;
 

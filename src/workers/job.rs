@@ -13,7 +13,7 @@ use thiserror::Error;
 use super::sandbox::SandboxReport;
 use crate::{
     model::{PixelRect, SourceFacts},
-    render::{RenderError, StageTimes, limits::OverLimit, look::Look, plan::Plan},
+    render::{Inspection, RenderError, StageTimes, limits::OverLimit, look::Look, plan::Plan},
 };
 
 /// The longest message either way. A plan takes about one kilobyte.
@@ -87,6 +87,11 @@ pub enum Task {
         /// The plan.
         plan: Plan,
     },
+    /// Decode all there is, and say what it is.
+    Inspect {
+        /// How to decode it.
+        plan: Plan,
+    },
     /// Find something in the pixels.
     Look {
         /// How to decode and shrink them.
@@ -122,6 +127,8 @@ pub enum Answer {
     Probed(SourceFacts),
     /// What a look has found, in pixels of the upright source.
     Looked(PixelRect),
+    /// What a whole file is.
+    Inspected(Inspection),
     /// The output holds a rendition.
     Rendered(RenderReport),
     /// The source is no image, or not one that can be rendered.

@@ -163,6 +163,9 @@ impl Keeper {
                 metrics.render_stage("probe", began.elapsed());
                 Ok(Answer::Probed(facts))
             }
+            (Answer::Inspected(found), None) if found.is_plausible() && matches!(work.task, Task::Inspect { .. }) => {
+                Ok(Answer::Inspected(found.with_name(plain)))
+            }
             (Answer::Looked(found), None) => match &work.task {
                 Task::Look { plan, .. } if found.is_within(plan.source.upright_size()) => {
                     metrics.render_stage("look", began.elapsed());
@@ -192,6 +195,7 @@ impl Keeper {
             (
                 Answer::Probed(_)
                 | Answer::Looked(_)
+                | Answer::Inspected(_)
                 | Answer::Rendered(_)
                 | Answer::Output(_)
                 | Answer::Panicked { .. },

@@ -18,7 +18,7 @@ pub mod worker;
 
 use std::{ffi::OsString, process::ExitCode};
 
-pub use job::{Errno, JobError, Lane, RenderReport};
+pub use job::{Errno, JobError, Lane, RenderReport, cost};
 pub use marks::{MarkError, Marks};
 pub use pool::{Files, Pool, PoolConfig, PoolStats, StartError};
 pub use sandbox::SandboxReport;

@@ -29,7 +29,7 @@ use super::{
 use crate::{
     metrics::Metrics,
     model::{PixelRect, SourceFacts},
-    render::{limits::OverLimit, look::Look, plan::Plan},
+    render::{Inspection, limits::OverLimit, look::Look, plan::Plan},
 };
 
 /// What a probe holds beside the file itself.
@@ -252,6 +252,33 @@ impl Pool {
         };
         match self.shared.admission.enter(lane, work)?.answer(pending()).await? {
             Answer::Looked(found) => Ok(found),
+            _ => Err(JobError::Lost), // its keeper lets nothing else pass
+        }
+    }
+
+    /// Decodes a source image to its end: what it is.
+    ///
+    /// # Errors
+    /// See [`JobError`].
+    pub async fn inspect(&self, source: &File, facts: &SourceFacts, deadline: Instant) -> Result<Inspection, JobError> {
+        let (source, origin, length) = self.admit(source)?;
+        let plans = [1, 8].map(|reduction| Plan::to_inspect(facts, reduction));
+        let fits = |plan: &&Plan| plan.peak_bytes_of_decoding(length) <= self.shared.config.memory_budget;
+        let plan = plans.iter().find(fits).unwrap_or(&plans[1]);
+        let work = Work {
+            memory_bytes: plan.peak_bytes_of_decoding(length),
+            origin,
+            decode: None,
+            cost: cost(plan),
+            task: Task::Inspect { plan: plan.clone() },
+            source,
+            output: None,
+            mark: None,
+            max_source_bytes: self.shared.config.max_source_bytes,
+            deadline,
+        };
+        match self.shared.admission.enter(Lane::Costly, work)?.answer(pending()).await? {
+            Answer::Inspected(found) => Ok(found),
             _ => Err(JobError::Lost), // its keeper lets nothing else pass
         }
     }

@@ -210,7 +210,7 @@ fn work(job: &Job, descriptors: &[OwnedFd], held: &mut Held) -> Result<Answer, A
     let held_before = held.take();
     let shareable = match &job.task {
         Task::Render { plan } => job.decode.map(|key| (key, plan)),
-        Task::Probe | Task::Look { .. } => None,
+        Task::Probe | Task::Look { .. } | Task::Inspect { .. } => None,
     };
     if let (Some((key, plan)), Some((held_key, mut decoded))) = (shareable, held_before)
         && held_key == key
@@ -230,6 +230,7 @@ fn work(job: &Job, descriptors: &[OwnedFd], held: &mut Held) -> Result<Answer, A
     match &job.task {
         Task::Probe => render::probe(&source).map(Answer::Probed).map_err(failed),
         Task::Look { plan, look } => render::look(&source, plan, *look).map(Answer::Looked).map_err(failed),
+        Task::Inspect { plan } => render::inspect(&source, plan).map(Answer::Inspected).map_err(failed),
         Task::Render { plan } => {
             let mark = descriptors.get(2).map(|mark| read(mark.as_fd(), MAX_WATERMARK_BYTES)).transpose()?;
             let rendered = render::render_marked(&source, mark.as_deref(), plan).map_err(failed)?;

@@ -24,6 +24,16 @@ const ALPHA: u16 = 2;
 const ESSENTIAL: u8 = 0x80;
 const ALPHA_URN: &[u8] = b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\0";
 
+/// Bits of a sample, by the first AV1CodecConfigurationRecord (AV1 in ISO-BMFF, 2.3.3: `high_bitdepth`, `twelve_bit`).
+pub fn depth(file: &[u8]) -> Option<u8> {
+    let at = file.windows(4).position(|name| name == b"av1C")?;
+    Some(match file.get(at + 6)? & 0x60 {
+        0x60 => 12,
+        0x40 => 10,
+        _ => 8,
+    })
+}
+
 /// Writes the file. `cicp` is what ITU-T H.273 numbers: primaries, transfer and matrix, in full range.
 pub fn write(size: Size, picture: &Item, alpha: Option<&Item>, cicp: [u16; 3], profile: Option<&[u8]>) -> Vec<u8> {
     let mut file = Vec::with_capacity(

@@ -12,6 +12,7 @@ use crate::{
     model::{ImageFormat, Size, SourceFacts},
     render::{
         RenderError, exif,
+        inspect::Colours,
         picture::{Layout, Picture, buffer_bytes},
         planes::{Planes, Range, Subsampled, with_last_again},
     },
@@ -36,6 +37,17 @@ pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
         progressive: header.several_scans,
         document: None,
     })
+}
+
+/// What the frame header says.
+pub fn stored_colours(source: &[u8]) -> Option<(Colours, u8)> {
+    let header = Header::read(source).ok()?;
+    let colours = match header.components {
+        1 => Colours::Gray,
+        4 => Colours::Cmyk,
+        _ => Colours::Rgb,
+    };
+    Some((colours, header.precision))
 }
 
 /// Decodes to `1/reduction` of the size.

@@ -5,6 +5,7 @@
 
 use super::{
     RenderError,
+    inspect::Colours,
     picture::Picture,
     plan::{Encoding, Plan},
     planes::{Planes, Subsampled},
@@ -65,6 +66,22 @@ pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
         #[cfg(not(feature = "heic"))]
         ImageFormat::Heic => Err(no_decoder(ImageFormat::Heic)),
         ImageFormat::Svg => svg::probe(source),
+    }
+}
+
+/// How colours are stored, and bits of a sample, where that is not what decoding ends in.
+pub fn stored_colours(source: &[u8], format: ImageFormat) -> Option<(Colours, u8)> {
+    match format {
+        ImageFormat::Jpeg => jpeg::stored_colours(source),
+        ImageFormat::Png => png::stored_colours(source),
+        ImageFormat::Tiff => tiff::stored_colours(source),
+        ImageFormat::Avif => avif_file::depth(source).map(|bits| (Colours::Rgb, bits)),
+        ImageFormat::Gif
+        | ImageFormat::Webp
+        | ImageFormat::Heic
+        | ImageFormat::Bmp
+        | ImageFormat::Ico
+        | ImageFormat::Svg => None,
     }
 }
 

@@ -9,6 +9,7 @@ use crate::{
     model::{ImageFormat, Size, SourceFacts},
     render::{
         RenderError, exif,
+        inspect::Colours,
         picture::{Layout, Picture},
         plan::BAND_BYTES,
     },
@@ -29,6 +30,16 @@ pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
         bytes_per_pixel: chunks.layout().bytes() as u8,
         progressive: chunks.interlaced,
         document: None,
+    })
+}
+
+/// What the header says; a palette's colours have eight bits.
+pub fn stored_colours(source: &[u8]) -> Option<(Colours, u8)> {
+    let chunks = Chunks::walk(source).ok()?;
+    Some(match chunks.color_type {
+        0 | 4 => (Colours::Gray, chunks.bit_depth),
+        3 => (Colours::Rgb, 8),
+        _ => (Colours::Rgb, chunks.bit_depth),
     })
 }
 

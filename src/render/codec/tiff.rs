@@ -5,13 +5,14 @@
 
 use std::io::Cursor;
 
-use image::{ColorType, ImageDecoder, ImageError, Limits, codecs::tiff::TiffDecoder};
+use image::{ColorType, ExtendedColorType, ImageDecoder, ImageError, Limits, codecs::tiff::TiffDecoder};
 
 use super::{MAX_PROFILE_BYTES, corrupt, expect_size};
 use crate::{
     model::{ImageFormat, Orientation, Size, SourceFacts},
     render::{
         RenderError,
+        inspect::Colours,
         picture::{Layout, Picture},
     },
 };
@@ -48,6 +49,18 @@ pub fn decode(source: &[u8], stored_size: Size) -> Result<Picture, RenderError> 
         pixels = pixels.as_chunks::<2>().0.iter().map(|&sample| (u16::from_ne_bytes(sample) >> 8) as u8).collect();
     }
     Ok(Picture { size, layout, pixels, profile })
+}
+
+/// What the first directory says.
+pub fn stored_colours(source: &[u8]) -> Option<(Colours, u8)> {
+    let color = Opened::open(source).ok()?.decoder.original_color_type();
+    let colours = match color {
+        ExtendedColorType::Cmyk8 | ExtendedColorType::Cmyk16 => Colours::Cmyk,
+        color if color.channel_count() < 3 => Colours::Gray,
+        _ => Colours::Rgb,
+    };
+    let bits = u8::try_from(color.bits_per_pixel() / u16::from(color.channel_count()).max(1)).ok()?;
+    Some((colours, bits))
 }
 
 struct Opened<'a> {

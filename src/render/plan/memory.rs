@@ -65,6 +65,25 @@ impl Plan {
         u64::try_from(peak).unwrap_or(u64::MAX)
     }
 
+    /// The same for decoding alone, all frames of it.
+    pub fn peak_bytes_of_decoding(&self, source_bytes: u64) -> u64 {
+        if self.source.format == ImageFormat::Svg {
+            return self.peak_bytes(source_bytes);
+        }
+        const FIXED: u128 = 8 << 20;
+        // The file, once mended and once taken apart.
+        const COPIES: u128 = 3;
+        // A canvas, one to go back to, and the frame that is handed on.
+        const FRAMES: u128 = 3 * 4;
+        let pixel = u128::from(self.source.bytes_per_pixel).max(1);
+        let decoded = u128::from(self.decoded_size().pixels());
+        let in_bands = self.source.format == ImageFormat::Png && !self.source.progressive;
+        let decoded = if in_bands { decoded.min(3 * u128::from(BAND_BYTES)) } else { decoded };
+        let animation = if self.source.frames > 1 { decoded * FRAMES } else { 0 };
+        let decode = decoded * (pixel + u128::from(self.decoder_bytes_per_pixel())) + self.coefficient_bytes();
+        u64::try_from(FIXED + u128::from(source_bytes) * COPIES + decode + animation).unwrap_or(u64::MAX)
+    }
+
     /// What an animation holds from one frame to the next: the canvas and one to go back to or to draw on, the frames last
     /// written, and the file so far, which grows by a quarter at a time.
     fn animation_bytes(&self) -> u128 {

@@ -46,6 +46,7 @@ fuzz_target!(|bytes: &[u8]| {
             let size = Size::new(640, 480);
             assert!(!found.is_within(size) || found.size().pixels() <= size.pixels());
         }
+        Answer::Inspected(found) => assert!(found.is_plausible() || !(1..=32).contains(&found.bits)),
         Answer::Rendered(report) => drop(format!("{:?}", report.times.decode.as_secs_f64())),
         Answer::Failed(error) => drop(JobError::from(error).to_string()),
         Answer::Source(errno) | Answer::Output(errno) => drop(errno.to_string()),
