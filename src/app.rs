@@ -157,10 +157,7 @@ impl App {
     ) -> Result<Arc<Self>, BuildError> {
         let catalogue = catalogue(config, &metrics)?;
         let originals = Arc::new(Originals::new(&config.originals));
-        let mut sources: BTreeMap<String, Arc<dyn Source>> = BTreeMap::new();
-        for (name, section) in &config.sources {
-            sources.insert(name.clone(), source(name, section, config, &originals, &metrics)?);
-        }
+        let sources = sources(config, &originals, &metrics)?;
         let bucket = match &config.store.s3 {
             Some(section) => Some(Arc::new(bucket("store.s3", section)?)),
             None => None,
@@ -352,10 +349,41 @@ impl Part {
     }
 }
 
+/// A config's sources.
+pub type SourcesByName = BTreeMap<String, Arc<dyn Source>>;
+
+/// What can be walked of a config without anything being rendered: its catalogue, and its sources by name.
+///
+/// # Errors
+/// The first part that cannot be set up.
+pub fn walkable(config: &Config) -> Result<(Arc<dyn Catalogue>, SourcesByName), BuildError> {
+    let metrics = Arc::new(Metrics::new());
+    let originals = Arc::new(Originals::new(&config.originals));
+    Ok((rows(config)?.into(), sources(config, &originals, &metrics)?))
+}
+
+fn sources(config: &Config, originals: &Arc<Originals>, metrics: &Arc<Metrics>) -> Result<SourcesByName, BuildError> {
+    let one = |(name, section): (&String, &SourceConfig)| {
+        Ok((name.clone(), source(name, section, config, originals, metrics)?))
+    };
+    config.sources.iter().map(one).collect()
+}
+
 fn catalogue(config: &Config, metrics: &Arc<Metrics>) -> Result<Arc<dyn Catalogue>, CatalogueError> {
     let section = &config.catalogue;
-    let sources = Sources::new(config);
-    let inner: Box<dyn Catalogue> = match section.kind {
+    let fresh = Duration::from_secs_f64(section.cache_seconds);
+    let stale = Duration::from_secs_f64(section.stale_seconds);
+    let cached = Arc::new(Cached::new(rows(config)?, fresh, stale, metrics.clone()));
+    if let Some(channel) = &section.listen {
+        listen(section, channel, Arc::downgrade(&cached))?;
+    }
+    Ok(cached)
+}
+
+/// The catalogue without a memory.
+fn rows(config: &Config) -> Result<Box<dyn Catalogue>, CatalogueError> {
+    let (section, sources) = (&config.catalogue, Sources::new(config));
+    Ok(match section.kind {
         CatalogueKind::None => Box::new(NoCatalogue),
         CatalogueKind::Manifest => {
             let file: PathBuf = section.file.clone().unwrap_or_default();
@@ -364,14 +392,7 @@ fn catalogue(config: &Config, metrics: &Arc<Metrics>) -> Result<Arc<dyn Catalogu
         CatalogueKind::Sqlite => Box::new(Sqlite::new(section, sources)?),
         CatalogueKind::Postgres => Box::new(Postgres::new(section, sources)?),
         CatalogueKind::Mysql => Box::new(MySql::new(section, sources)?),
-    };
-    let fresh = Duration::from_secs_f64(section.cache_seconds);
-    let stale = Duration::from_secs_f64(section.stale_seconds);
-    let cached = Arc::new(Cached::new(inner, fresh, stale, metrics.clone()));
-    if let Some(channel) = &section.listen {
-        listen(section, channel, Arc::downgrade(&cached))?;
-    }
-    Ok(cached)
+    })
 }
 
 fn freshness(fresh_seconds: f64, stale_seconds: f64) -> Freshness {

@@ -96,7 +96,8 @@ impl Catalogue for Manifest {
     fn list(&self, after: Option<ImageId>) -> Listing<'_> {
         Box::pin(async move {
             let images = self.images();
-            let mut ids: Vec<ImageId> = images.keys().copied().filter(|id| after.is_none_or(|after| *id > after)).collect();
+            let mut ids: Vec<ImageId> =
+                images.keys().copied().filter(|id| after.is_none_or(|after| *id > after)).collect();
             if ids.len() > PAGE_ROWS {
                 ids.select_nth_unstable(PAGE_ROWS);
                 ids.truncate(PAGE_ROWS);

@@ -53,7 +53,9 @@ impl<D: Dialect> Sql<D> {
         let (mut listed, mut last) = (Vec::with_capacity(rows.len()), after);
         for row in &rows {
             // No URL can name a negative one.
-            let Some(id) = D::id(row, "id").map_err(|error| unusable(&format!("gives no id: {error}")))? else { continue };
+            let Some(id) = D::id(row, "id").map_err(|error| unusable(&format!("gives no id: {error}")))? else {
+                continue;
+            };
             let id = ImageId(id);
             // Who asks for what follows the last one would go round in circles.
             if last.is_some_and(|last| id <= last) {

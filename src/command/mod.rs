@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod explain;
+mod inspect;
 mod keygen;
 mod proxy_conf;
 mod render;
@@ -12,6 +13,7 @@ mod service_manager;
 mod sign;
 mod token;
 mod version;
+mod warm;
 
 use std::{
     path::{Path, PathBuf},
@@ -64,12 +66,16 @@ enum Command {
     Sign(sign::Arguments),
     /// Says, step by step, how a URL is answered and why
     Explain(explain::Arguments),
+    /// Renders ahead of time: images by name, or all; --watch stays on
+    Warm(Box<warm::Arguments>),
     /// Mints a token (JWT), for tests and scripts
     Token(token::Arguments),
     /// Prints a fresh signing key
     Keygen(keygen::Arguments),
     /// Renders one file, without service, store or signature
     Render(render::Arguments),
+    /// Looks at files as the service would: what they are, what serving them needs, or why they would be refused
+    Inspect(inspect::Arguments),
     /// Writes the sample photo that the demo uses
     #[command(hide = true)]
     SamplePhoto(sample::Arguments),
@@ -159,9 +165,11 @@ impl Cli {
             Command::ProxyConf(arguments) => proxy_conf::run(&arguments),
             Command::Sign(arguments) => sign::run(&arguments),
             Command::Explain(arguments) => explain::run(&arguments),
+            Command::Warm(arguments) => warm::run(&arguments),
             Command::Token(arguments) => token::run(&arguments),
             Command::Keygen(arguments) => keygen::run(&arguments),
             Command::Render(arguments) => render::run(&arguments),
+            Command::Inspect(arguments) => inspect::run(&arguments),
             Command::SamplePhoto(arguments) => sample::run(&arguments),
         };
         match result {

@@ -72,7 +72,7 @@ pub(super) fn jpeg(width: u32, height: u32, quality: u8, seed: u64) -> Result<Ve
 }
 
 /// A file without a name.
-fn temporary() -> Result<File, anyhow::Error> {
+pub(super) fn temporary() -> Result<File, anyhow::Error> {
     use rustix::fs::{CWD, Mode, OFlags, openat};
     let folder = std::env::temp_dir();
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;

@@ -1,12 +1,20 @@
 //! What is done to images outside of requests for them: taking their renditions away, and making them ahead of time.
 
+mod folder;
 mod news;
+mod original;
 mod purge;
+mod seen;
+mod walk;
 mod warm;
 
+pub use folder::{Folder, Told, WatchError};
 pub use news::heed;
+pub use original::Original;
 pub use purge::{PurgeError, Purged, purge};
-pub use warm::{MAX_RENDITIONS, Task, Warmed, tasks, warm};
+pub use seen::Seen;
+pub use walk::{Candidates, Walk, files, rows};
+pub use warm::{Failure, MAX_RENDITIONS, Task, Warmed, reason, tasks, warm};
 
 use std::sync::Arc;
 

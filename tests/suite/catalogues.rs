@@ -240,6 +240,26 @@ fn behaves(backend: &Backend) {
     assert_eq!(site.metric("sendimage_catalogue_up"), 1.0);
     assert!(!site.log().contains(PASSWORD));
 
+    // All rows: more than a page of them, none twice, whatever came before and after.
+    for id in 100..103 {
+        table.put(id, "other/b.png", "", None);
+    }
+    if !matches!(backend, Backend::Manifest) {
+        let rows: Vec<String> = (1000..2300).map(|id| format!("({id}, 't', 'gone.jpg', '')")).collect();
+        let values = rows.join(", ");
+        let insert = format!("INSERT INTO wagtailimages_image (id, title, file, file_hash) VALUES {values}");
+        backend.execute(site.folder.path(), &[&insert]);
+    }
+    let walked = site.run(&["warm", "--all", "--json", "--alone", "--spec", "width-3"]);
+    let walked: serde_json::Value = serde_json::from_slice(&walked.stdout).unwrap();
+    let gone = if matches!(backend, Backend::Manifest) { 0 } else { 1300 };
+    let there = walked["created"].as_i64().unwrap() + walked["present"].as_i64().unwrap();
+    assert_eq!((walked["images"].as_i64(), there), (Some(5 + gone), 5), "{walked}");
+    assert_eq!(walked["failed"]["gone"].as_i64().unwrap_or(0), gone, "{walked}");
+    for id in 100..103 {
+        table.remove(id);
+    }
+
     let check = site.run(&["check"]);
     let says = String::from_utf8_lossy(&check.stdout).into_owned();
     let name = match backend {

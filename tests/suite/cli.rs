@@ -12,15 +12,26 @@ fn text(bytes: &[u8]) -> String {
 fn help_teaches_and_wrong_usage_is_2() {
     let help = Command::new(SENDIMAGE).arg("--help").output().unwrap();
     let help = text(&help.stdout);
-    for word in
-        ["serve", "demo", "check", "proxy-conf", "sign", "explain", "keygen", "render", "Exit codes", "SENDIMAGE_"]
-    {
+    for word in [
+        "serve",
+        "demo",
+        "check",
+        "proxy-conf",
+        "sign",
+        "explain",
+        "keygen",
+        "render",
+        "warm",
+        "inspect",
+        "Exit codes",
+        "SENDIMAGE_",
+    ] {
         assert!(help.contains(word), "{word} is not in\n{help}");
     }
     for hidden in ["render-worker", "sample-photo"] {
         assert!(!help.contains(hidden), "{hidden}");
     }
-    for command in ["serve", "demo", "check", "proxy-conf", "sign", "explain", "keygen", "render"] {
+    for command in ["serve", "demo", "check", "proxy-conf", "sign", "explain", "keygen", "render", "warm", "inspect"] {
         let output = Command::new(SENDIMAGE).args([command, "--help"]).output().unwrap();
         assert!(output.status.success() && output.stdout.len() > 100, "{command}");
     }

@@ -20,12 +20,12 @@ use tokio::sync::Semaphore;
 
 use super::{JSON, failure::CallError, text};
 use crate::{
-    access::{Links, OpsToken, Renditions, Scheme, Subject, Wanted, parse_life},
+    access::{LinkError, Links, OpsToken, Renditions, Scheme, Subject, Wanted, parse_life},
     app::App,
     http::request_id::{RequestId, X_REQUEST_ID},
     offload::Body,
     spec::FilterSpec,
-    upkeep::{self, MAX_RENDITIONS, Purged, Warmed},
+    upkeep::{self, MAX_RENDITIONS, Original, Purged, Warmed},
 };
 
 /// Longest body: some six thousand references.
@@ -155,7 +155,7 @@ async fn carry_out(
         }
         Call::Warm => {
             let warmed = warm(app, parse(&body)?).await?;
-            let Warmed { created, present, failed } = &warmed;
+            let Warmed { created, present, failed, failures: _ } = &warmed;
             let failed: u64 = failed.values().sum();
             let says = format!("{created} created, {present} present, {failed} failed");
             Ok(done(&warmed, says))
@@ -305,7 +305,8 @@ struct PurgeBody {
 }
 
 async fn purge(app: &App, body: PurgeBody) -> Result<Purged, CallError> {
-    Ok(upkeep::purge(app, &subjects(body.refs)?).await?)
+    let subjects = each(body.refs, |text| Ok((text.to_owned(), Subject::of_reference(text)?)))?;
+    Ok(upkeep::purge(app, &subjects).await?)
 }
 
 /// The body of `POST /warm`.
@@ -318,7 +319,7 @@ struct WarmBody {
 }
 
 async fn warm(app: &Arc<App>, body: WarmBody) -> Result<Warmed, CallError> {
-    let subjects = subjects(body.refs)?;
+    let originals = each(body.refs, Original::of_reference)?;
     let specs = match (body.specs, body.preset_set) {
         (Some(specs), None) => specs,
         (None, Some(set)) => Renditions::Set(&set).specs(app.config())?,
@@ -334,19 +335,19 @@ async fn warm(app: &Arc<App>, body: WarmBody) -> Result<Warmed, CallError> {
         })?;
         tasks.extend(upkeep::tasks(spec));
     }
-    let count = subjects.len().saturating_mul(tasks.len());
+    let count = originals.len().saturating_mul(tasks.len());
     if count > MAX_RENDITIONS {
         let message = format!("{count} renditions, format-auto's three counted; one call may ask for {MAX_RENDITIONS}");
         return Err(CallError::field("refs", message));
     }
-    Ok(upkeep::warm(app, &subjects, &tasks).await)
+    Ok(upkeep::warm(app, &originals, &tasks.into()).await)
 }
 
-/// What references mean, with their texts.
-fn subjects(references: Vec<String>) -> Result<Vec<(String, Subject<'static>)>, CallError> {
-    let subject = |(index, text): (usize, String)| match Subject::of_reference(&text) {
-        Ok(subject) => Ok((text, subject)),
-        Err(error) => Err(CallError::Field { field: format!("refs[{index}]"), message: error.to_string() }),
+/// What references mean.
+fn each<T>(references: Vec<String>, meaning: impl Fn(&str) -> Result<T, LinkError>) -> Result<Vec<T>, CallError> {
+    let meaning = |(index, text): (usize, String)| {
+        let field = || format!("refs[{index}]");
+        meaning(&text).map_err(|error| CallError::Field { field: field(), message: error.to_string() })
     };
-    references.into_iter().enumerate().map(subject).collect()
+    references.into_iter().enumerate().map(meaning).collect()
 }
