@@ -46,14 +46,14 @@ pub fn run(arguments: &Arguments) -> CommandResult {
         true => print_json(&usage)?,
         false => print(&usage, arguments.by),
     }
-    if usage.unreadable == 0 { Ok(()) } else { Err(CommandError::Silent) }
+    if usage.unreadable.is_none() { Ok(()) } else { Err(CommandError::Silent) }
 }
 
 async fn count(config: &Config, arguments: &Arguments) -> Result<Usage, CommandError> {
     let app = App::build(&with_one_worker(config)).await?;
     let usage = upkeep::usage(&app, arguments.by == Some(By::Preset), arguments.top).await;
     app.shut_down().await;
-    Ok(usage.map_err(anyhow::Error::from)?)
+    Ok(usage)
 }
 
 fn print(usage: &Usage, by: Option<By>) {
@@ -87,7 +87,7 @@ fn print(usage: &Usage, by: Option<By>) {
     if usage.foreign > 0 {
         println!("{:>9}  {:>10}  files that sendimage never made", usage.foreign, "");
     }
-    if usage.unreadable > 0 {
-        println!("{} parts of the store could not be read: this is not all", usage.unreadable);
+    if let Some((count, why)) = &usage.unreadable {
+        println!("{count} parts of the store could not be read, the first because {why}: this is not all");
     }
 }

@@ -89,11 +89,14 @@ mod tests {
             for length in cuts {
                 assert!(check(&file[..length]).is_err(), "{encoding:?}: {length} of {} bytes", file.len());
             }
-            // As a crash of the machine leaves it: the length is right, the end was never written.
-            let mut holed = file.clone();
-            let half = holed.len() / 2;
-            holed[half..].fill(0);
-            assert!(check(&holed).is_err(), "{encoding:?}: its second half is zeros");
+            // As a crash of the machine leaves it: the length is right, the end was never written. Within the data of the others
+            // any bits are some picture's.
+            if matches!(encoding, Encoding::Jpeg { .. } | Encoding::Png | Encoding::Gif) {
+                let mut holed = file.clone();
+                let half = holed.len() / 2;
+                holed[half..].fill(0);
+                assert!(check(&holed).is_err(), "{encoding:?}: its second half is zeros");
+            }
         }
     }
 }

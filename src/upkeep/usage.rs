@@ -9,7 +9,7 @@ use crate::{
     app::App,
     model::Generation,
     spec::FilterSpec,
-    store::{Depth, ImageFolder, StoreError, Walked},
+    store::{Depth, ImageFolder, Walked},
 };
 
 /// The name of what belongs to no preset.
@@ -39,8 +39,8 @@ pub struct Usage {
     pub unfinished: Tally,
     /// Files that sendimage never made.
     pub foreign: u64,
-    /// Parts of the store that could not be read: what is above is not all.
-    pub unreadable: u64,
+    /// Parts of the store that could not be read, and the first one's problem: what is above is not all.
+    pub unreadable: Option<(u64, String)>,
 }
 
 /// What is stored of one source image.
@@ -58,10 +58,7 @@ pub struct OfImage {
 /// A rendition is a preset's if that preset makes it of the version last asked for, with a focal point that was in use: two
 /// presets with one plan share a file, which counts for the first by name. Everything else is of other specs, of presets before
 /// they were changed, or of originals before they were replaced.
-///
-/// # Errors
-/// When the store cannot be read at all.
-pub async fn usage(app: &App, by_preset: bool, top: usize) -> Result<Usage, StoreError> {
+pub async fn usage(app: &App, by_preset: bool, top: usize) -> Usage {
     let presets = if by_preset { presets(app) } else { Vec::new() };
     let mut usage = Usage::default();
     // The smallest first, to be dropped first.
@@ -78,9 +75,8 @@ pub async fn usage(app: &App, by_preset: bool, top: usize) -> Result<Usage, Stor
                 usage.foreign += 1;
                 continue;
             }
-            Err(error) if usage.images == 0 && usage.unreadable > 1000 => return Err(error),
-            Err(_) => {
-                usage.unreadable += 1;
+            Err(error) => {
+                usage.unreadable.get_or_insert((0, error.to_string())).0 += 1;
                 continue;
             }
         };
@@ -94,7 +90,7 @@ pub async fn usage(app: &App, by_preset: bool, top: usize) -> Result<Usage, Stor
     }
     let of_image = |(bytes, image, files)| OfImage { image, stored: Tally { files, bytes } };
     usage.largest = largest.into_iter().rev().filter(|(bytes, ..)| *bytes > 0).map(of_image).collect();
-    Ok(usage)
+    usage
 }
 
 /// The specs of each preset, one for each kind of client. What is no spec was said when the config was read.

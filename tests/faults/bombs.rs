@@ -130,7 +130,8 @@ fn assert_unharmed(site: &Site, pid: u32) {
     wait_for(Duration::from_secs(10), || site.workers().len() >= 2).expect("all workers");
     let photo = std::fs::read(vectors::folder().join("images/photo_land.jpg")).unwrap();
     assert_eq!(ask(site, "good.jpg", &photo, SPEC), 200, "{}", site.log());
-    assert_eq!(std::fs::read_dir(site.path("renditions/r1/.tmp-drafts")).map_or(0, Iterator::count), 0);
+    let drafts = || std::fs::read_dir(site.path("renditions/r1/.tmp-drafts")).map_or(0, Iterator::count);
+    wait_for(Duration::from_secs(5), || drafts() == 0).expect("nothing is left");
 }
 
 fn deaths(site: &Site) -> String {

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::harness::{OPS_TOKEN, Response, SENDIMAGE, Site, free_port, parse, request, wait_for};
 
 /// Longer than any answer may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A service beside others, in the folder of a site.
 pub struct Gate {

