@@ -225,7 +225,7 @@ fn damaged_files_of_every_format_are_found_and_made_again() {
             site.path("renditions").join(damaged["path"].as_str().unwrap())
         })
         .collect();
-    assert_eq!(damaged, mine.iter().map(|path| PathBuf::clone(path)).collect(), "{found}");
+    assert_eq!(damaged, mine.iter().copied().cloned().collect(), "{found}");
     assert_eq!(code, 1, "they are still there");
     assert!(mine.iter().all(|path| path.exists()));
 
