@@ -48,7 +48,7 @@ fn fill(site: &Site, renditions: u64, callers: u64, free: impl Fn() -> u64 + Syn
                         }
                         // Some come for the second time, gone or not.
                         let number = if number % 5 == 0 { number / 2 } else { number };
-                        let (image, width) = (number % IMAGES, 100 + number / IMAGES % 80);
+                        let (image, width) = (number % IMAGES, 120 + number / IMAGES % 80);
                         let url = renders::url(&format!("media/{image}.jpg"), &format!("width-{width}|format-png"));
                         let answer = site.nginx("GET", &url, "");
                         assert_eq!(answer.status, 200, "{url}\n{}", site.log());
@@ -89,7 +89,7 @@ fn a_small_disk_under_load() {
     }
     let mut sentences = Vec::new();
     for (bound, is_kept_free) in [("min_free = \"30%\"\n", true), ("max_files = 1000000\n", false)] {
-        let (site, _mount) = match site(bound, "size=10m") {
+        let (site, _mount) = match site(bound, "size=5m") {
             Ok(site) => site,
             Err(reason) => return row.skipped(&reason),
         };
@@ -117,11 +117,11 @@ fn few_inodes_under_load() {
     if !has_front("nginx") {
         return row.skipped("nginx is not installed (tests/run does that)");
     }
-    let (site, _mount) = match site("min_free_inodes = \"30%\"\n", "size=60m,nr_inodes=1000") {
+    let (site, _mount) = match site("min_free_inodes = \"30%\"\n", "size=60m,nr_inodes=600") {
         Ok(site) => site,
         Err(reason) => return row.skipped(&reason),
     };
-    let (images, store) = (scale(300, 3000), site.path("renditions"));
+    let (images, store) = (scale(180, 3000), site.path("renditions"));
     let mut least = u64::MAX;
     for number in 0..images {
         let name = format!("{number}.jpg");
@@ -136,7 +136,7 @@ fn few_inodes_under_load() {
     let evicted = site.metric("sendimage_store_evictions_total{reason=\"min_free_inodes\"}")
         + site.metric("sendimage_store_evictions_total{reason=\"no_space\"}");
     assert!(evicted > 0.0, "{}", site.log());
-    row.passed(&format!("{images} source images, 1000 inodes: {evicted} evicted, {least} inodes free at least"));
+    row.passed(&format!("{images} source images, 600 inodes: {evicted} evicted, {least} inodes free at least"));
 }
 
 /// An index of so many renditions: rows alone, of the size that real ones have. What the gate holds and how fast it starts and answers

@@ -180,7 +180,9 @@ fn where_the_index_is() {
     site.wait();
     fs::create_dir(site.path("state")).unwrap();
     let state = site.path("state");
-    site.start_by(crate::harness::SENDIMAGE.as_ref(), |command| drop(command.env("STATE_DIRECTORY", &state)));
+    site.start_by(crate::harness::SENDIMAGE.as_ref(), |command| {
+        command.env("STATE_DIRECTORY", &state);
+    });
     assert_holds(&site, 2);
     assert!(site.path("state/store-index.sqlite3").exists());
     let checked = site.run(&["check"]);
