@@ -55,7 +55,7 @@ enum Command {
     Serve(serve::Arguments),
     /// Everything in one: a sample photo, a fresh key, direct mode, URLs to click
     Demo(demo::Arguments),
-    /// The doctor: looks at config, keys, catalogue, sources, store and sandbox, and says what is wrong
+    /// The doctor: looks at config, keys, catalogue, sources, store and sandbox, and through nginx; says what is wrong, and why
     Check(check::Arguments),
     /// Prints the web server's config that fits ours
     #[command(visible_alias = "nginx-conf")]
