@@ -176,6 +176,12 @@ impl Answer {
         self.says(ASKED_AGAIN) || self.says(ASKED_AGAIN_UNMARKED)
     }
 
+    /// Whether it is the gate's, as far as can be seen.
+    pub fn is_gates(&self) -> bool {
+        let is_text = self.header(CONTENT_TYPE.as_str()).is_some_and(|media| media.starts_with("text/plain"));
+        is_text && self.header("x-request-id").is_some()
+    }
+
     /// Whether the gate has no such thing.
     pub fn is_gates_not_found(&self) -> bool {
         self.says("Not found")

@@ -26,6 +26,7 @@ pub enum Cause {
     NoPublicLocation,
     RegexTakesPublic,
     KeyMismatch,
+    NoKey,
     ClockSkew,
     PrefixChanged,
     TargetRewritten,

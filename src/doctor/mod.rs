@@ -95,8 +95,9 @@ impl Look<'_> {
     /// The order of examination: each step needs the one before, and what is named once is not named again by what follows from it.
     async fn route(&self, findings: &mut Vec<Finding>) {
         if self.sign(Kind::Mirror, "").is_none() {
-            let says = "no key of this route signs a canary now: give an image of yours with --image";
-            findings.push(Finding::warning(self.part(), Cause::NeedsCredentials, says));
+            let says = "no key of this route signs a canary now: nothing was asked";
+            let fix = "signing.keys: a key that is alive and without sources (a Wagtail key does, too, but not with presets_only)";
+            findings.push(self.warning(Cause::NoKey, says).fix(fix));
             return;
         }
         let before = findings.len();

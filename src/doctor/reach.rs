@@ -47,8 +47,9 @@ impl Look<'_> {
             let fix = "location ^~ PREFIX: proxy_http_version 1.1; proxy_set_header Connection \"\"; and keepalive in the upstream";
             findings.push(self.warning(Cause::NoKeepalive, says).seen("Connection: close").fix(self.in_route(fix)));
         }
+        // The other modes have no such headers but on the mirror.
         let leaks: Vec<&str> = leaked(&answer).collect();
-        if !leaks.is_empty() {
+        if !leaks.is_empty() && matches!(self.mode, OffloadMode::Accel | OffloadMode::AuthRequest) {
             let says = "headers between sendimage and the web server are seen outside";
             let lines: Vec<String> = leaks.iter().map(|name| format!("proxy_hide_header {name};")).collect();
             let fix = self.in_route(&format!("location ^~ PREFIX: {}", lines.join(" ")));
@@ -116,7 +117,7 @@ impl Look<'_> {
                     "location ^~ PREFIX: proxy_pass http://sendimage; without a path behind the name, and no rewrite",
                 ))
             }
-            _ if answer.header("x-request-id").is_none() || !answer.says("Not found") => {
+            _ if !answer.is_gates() => {
                 finding(Cause::NoPublicLocation, "nothing at this URL leads to sendimage").fix(self.in_route(
                     "server: location ^~ PREFIX { proxy_pass http://sendimage; ... } as proxy-conf prints it",
                 ))
@@ -186,7 +187,11 @@ impl Look<'_> {
             let seen = "X-Sendimage-Again: 1 from outside reached sendimage";
             findings.push(self.error(Cause::AgainFromOutside, says).seen(seen).fix(fix));
         }
-        if self.route.auth == AuthMode::Off && (seen.has_cookie || seen.has_authorization) {
+        // Where nginx asks for verdicts, routes share the location that asks, and what the others want comes along.
+        let is_shared = self.mode == OffloadMode::AuthRequest
+            && self.signer.verifier.table().routes().iter().any(|route| route.auth != AuthMode::Off);
+        let is_told = self.route.auth == AuthMode::Off && (seen.has_cookie || seen.has_authorization);
+        if is_told && !is_shared {
             let says = "cookies or passwords reach sendimage, where signatures alone decide";
             let lines = "proxy_set_header Cookie \"\"; proxy_set_header Authorization \"\";";
             let fix = self.in_route(&format!("location ^~ PREFIX: {lines}"));
@@ -236,7 +241,8 @@ impl Look<'_> {
         let there = SystemTime::UNIX_EPOCH + Duration::from_secs(mirror.unix_seconds);
         let apart = apart(there)?;
         let says = "the gate's clock and this one differ: links end too early or too late";
-        Some(self.error(Cause::ClockSkew, says).seen(format!("{} s apart", apart.as_secs())))
+        let fix = "keep both right: chrony, systemd-timesyncd";
+        Some(self.error(Cause::ClockSkew, says).seen(format!("{} s apart", apart.as_secs())).fix(fix))
     }
 
     /// By how much the web server's clock differs, if that is much.
