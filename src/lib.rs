@@ -40,6 +40,7 @@
 //! | [`solved`] | hits answered before, and their answers |
 //! | [`app`] | the composition root |
 //! | [`upkeep`] | what is done to images outside of requests: purge, warm |
+//! | [`doctor`] | what `check --url` asks a running whole, through the web server in front |
 //! | [`http`] | connections, requests, statuses |
 //! | [`front`] | the web server in front of us: the config for nginx, Apache, lighttpd or Caddy that fits ours |
 //! | [`command`] | one file for each command |
@@ -59,6 +60,8 @@ pub mod command;
 pub mod config;
 #[forbid(unsafe_code)]
 pub mod coordination;
+#[forbid(unsafe_code)]
+pub mod doctor;
 #[forbid(unsafe_code)]
 pub mod front;
 #[forbid(unsafe_code)]

@@ -67,7 +67,7 @@ enum Command {
     Serve(serve::Arguments),
     /// Everything in one: a sample photo, a fresh key, direct mode, URLs to click
     Demo(demo::Arguments),
-    /// The doctor: looks at config, keys, catalogue, sources, store and sandbox, and says what is wrong
+    /// The doctor: looks at config, keys, catalogue, sources, store and sandbox, and through nginx; says what is wrong, and why
     Check(check::Arguments),
     /// Asks the running service whether it is ready
     Health(health::Arguments),

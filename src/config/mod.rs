@@ -458,6 +458,19 @@ pub enum OffloadMode {
     Direct,
 }
 
+impl OffloadMode {
+    /// Its name in a config.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Accel => "accel",
+            Self::AuthRequest => "auth_request",
+            Self::Sendfile => "sendfile",
+            Self::Redirect => "redirect",
+            Self::Direct => "direct",
+        }
+    }
+}
+
 /// `[render]`: the workers and their bounds.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -18,7 +18,7 @@ use hyper::{
 };
 
 use super::{
-    accept,
+    accept, canary,
     failure::{ALLOWED, Failure, RequestError},
     request_id::{RequestId, X_REQUEST_ID},
     verdict,
@@ -28,6 +28,7 @@ use crate::{
     app::App,
     catalogue::CatalogueError,
     config::AuthMode,
+    doctor::canary::Canary,
     metrics::{AuthOutcome, Outcome},
     model::{ImageFormat, SourceImage},
     offload::{Body, Caching, OffloadError, Served, content_disposition, file_name},
@@ -110,6 +111,11 @@ pub async fn serve(
     let target = uri.path_and_query().map_or("/", PathAndQuery::as_str);
     let verified = prove(app, route, &url, Bearer { headers, target }, request_id).await?;
     let ask = if headers.contains_key(X_SENDIMAGE_AGAIN) { Ask::Disk } else { Ask::Memory };
+    if let Some(canary) = Canary::of(&verified, SystemTime::now()) {
+        let came = canary::Came { method, uri, headers, again: ask == Ask::Disk };
+        let response = Box::pin(canary::answer(app, &verified, &canary, &came)).await?;
+        return Ok((response, Outcome::Hit));
+    }
     // Hot path: nearly every request ends here, after one stat of the source and one of the rendition.
     let is_as_kept = *method == Method::GET || !app.offload(&route.name).answers_by_method();
     if ask == Ask::Memory

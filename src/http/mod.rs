@@ -1,6 +1,7 @@
 //! HTTP: connections, the life of a request, statuses, and the operations listener.
 
 mod accept;
+mod canary;
 mod failure;
 mod handler;
 pub mod inherited;

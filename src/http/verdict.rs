@@ -3,7 +3,10 @@
 //! The only answers are 204, 401 and 403. Whatever is neither a hit nor a refusal gets a 204 without a path, so that nginx asks
 //! plainly and the client sees the real status. Nothing is rendered here.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use hyper::{
     HeaderMap, Method, Response, StatusCode, Uri,
@@ -11,6 +14,7 @@ use hyper::{
 };
 
 use super::{
+    canary,
     failure::{Failure, RequestError},
     handler::{self, Found},
 };
@@ -18,6 +22,7 @@ use crate::{
     access::{Bearer, UrlError, VerifiedRequest},
     app::App,
     config::AuthMode,
+    doctor::canary::Canary,
     metrics::Outcome,
     offload::{Body, NO_VERDICT, verdict},
     renditions::Ask,
@@ -81,6 +86,10 @@ async fn settle(app: &App, headers: &HeaderMap, request_id: &str) -> Result<Opti
     let told = |path: &str, answer: &HeaderMap| {
         verdict(Some((path, answer)), keep).map(Some).map_err(|error| RequestError::Offload(error.into()))
     };
+    if let Some(canary) = Canary::of(&verified, SystemTime::now()) {
+        let judged = canary::judged(app, &verified, &canary, headers).await?;
+        return judged.map_or(Ok(None), |(key, answer)| told(key.path(), answer.headers()));
+    }
     if let Some(answer) = handler::hit(app, &verified, headers) {
         return told(answer.planned.key.path(), &answer.headers(max_age)?);
     }

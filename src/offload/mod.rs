@@ -12,7 +12,7 @@ mod sendfile;
 mod verdict;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -222,6 +222,27 @@ impl Offload {
             By::Sendfile { root } => sendfile::respond(root, &self.added, served),
             By::Direct { root } => direct::respond(root, &self.added, served, method, headers).await,
         }
+    }
+
+    /// The same, but with two slashes behind the internal prefix: an `alias` without a slash of its own finds the file then, and
+    /// only then. For the doctor.
+    pub fn doubling_the_slash(&self) -> Option<Self> {
+        self.under(|prefix| format!("{prefix}/"))
+    }
+
+    /// The same, but by a way out of the internal location's folder and back into it, which is open where a slash is missing. For
+    /// the doctor: it proves the hole with a file that is served anyhow.
+    pub fn leading_out(&self, root: &Path) -> Option<Self> {
+        let is_plain = |name: &&str| name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+        let folder = root.file_name()?.to_str().filter(is_plain)?;
+        self.under(|prefix| format!("{}../{folder}/", prefix.trim_end_matches('/')))
+    }
+
+    /// As this one, for another prefix; `None` where nginx opens no file.
+    fn under(&self, changed: impl FnOnce(&str) -> String) -> Option<Self> {
+        let By::Accel { internal_prefix, verdicts, presigner: None } = &self.by else { return None };
+        let by = By::Accel { internal_prefix: changed(internal_prefix), verdicts: *verdicts, presigner: None };
+        Some(Self { by, added: self.added.clone() })
     }
 
     /// Whether the web server still has the `Content-Disposition` of its first round when it asks once more: nginx would send

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::{
-    HeaderMap, Request, Response, Uri,
+    HeaderMap, Method, Request, Response, Uri,
     header::{CONNECTION, HOST, HeaderValue, USER_AGENT},
 };
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -88,13 +88,24 @@ impl Client {
     /// # Errors
     /// [`RemoteError::Certificates`] for an https URL on a system that trusts nobody.
     pub fn new(fetch: &Fetch) -> Result<Self, RemoteError> {
-        let connector = connector(fetch.url.scheme_str() == Some("https"), fetch.timeout)?;
+        Ok(Self::by(connector(fetch.url.scheme_str() == Some("https"), fetch.timeout)?))
+    }
+
+    /// A client that takes any certificate, for whoever looks at a site of their own before it has one that others trust.
+    ///
+    /// # Errors
+    /// [`RemoteError::Certificates`] when TLS cannot be set up at all.
+    pub fn unverified(fetch: &Fetch) -> Result<Self, RemoteError> {
+        Ok(Self::by(connector_by(super::tls::unverified()?, fetch.timeout)))
+    }
+
+    fn by(connector: HttpsConnector<HttpConnector>) -> Self {
         let client = PooledClient::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(MAX_IDLE)
             .build(connector);
-        Ok(Self(client))
+        Self(client)
     }
 
     /// The answer to a GET, whatever its status. A redirect is an answer like any other.
@@ -102,7 +113,21 @@ impl Client {
     /// # Errors
     /// [`RemoteError`] when there is none within the bounds.
     pub async fn get(&self, fetch: &Fetch, headers: &HeaderMap) -> Result<Response<Bytes>, RemoteError> {
+        self.ask(Method::GET, fetch, headers).await
+    }
+
+    /// As [`Self::get`], by another method without a body.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn ask(
+        &self,
+        method: Method,
+        fetch: &Fetch,
+        headers: &HeaderMap,
+    ) -> Result<Response<Bytes>, RemoteError> {
         let mut request = Request::new(Empty::new());
+        *request.method_mut() = method;
         *request.uri_mut() = fetch.url.clone();
         *request.headers_mut() = headers.clone();
         let own = request.headers_mut();
@@ -127,12 +152,15 @@ impl Client {
 /// # Errors
 /// [`RemoteError::Certificates`] for https on a system that trusts nobody.
 pub(super) fn connector(is_https: bool, timeout: Duration) -> Result<HttpsConnector<HttpConnector>, RemoteError> {
+    Ok(connector_by(super::tls::client(is_https)?, timeout))
+}
+
+fn connector_by(tls: rustls::ClientConfig, timeout: Duration) -> HttpsConnector<HttpConnector> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(timeout));
-    let tls = super::tls::client(is_https)?;
-    Ok(HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp))
+    HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp)
 }
 
 /// The last word of a chain of errors: the others only say that there is one.

@@ -14,6 +14,7 @@ mod dashboards;
 #[allow(dead_code, reason = "shared with tests/faults, which uses the rest")]
 mod databases;
 mod decoders;
+mod doctor;
 mod forward;
 mod gate;
 mod gates;
