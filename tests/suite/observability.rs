@@ -58,7 +58,7 @@ fn metrics_add_up_to_what_was_sent() {
     while outcomes(&site)["joined"] == 0.0 {
         width += 1;
         assert!(width < 1040, "nobody was ever in time");
-        let target = sign("media/a.jpg", &format!("width-{width}|format-avif"));
+        let target = sign("media/a.jpg", &format!("width-{width}|format-webp"));
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| exchange(site.gate_stream(), request("GET", &target, "").as_bytes()));
