@@ -12,7 +12,7 @@ use std::{
 
 use moka::{future, sync};
 
-use super::{Catalogue, CatalogueError, Finding, Found};
+use super::{Catalogue, CatalogueError, Finding, Found, Searching};
 use crate::{
     at_once::at_once,
     metrics::Metrics,
@@ -157,6 +157,10 @@ impl Catalogue for Cached {
 
     fn recall(&self, id: ImageId) -> Option<Arc<SourceImage>> {
         self.known.get(&id)
+    }
+
+    fn search<'a>(&'a self, text: &'a str) -> Searching<'a> {
+        self.inner.search(text)
     }
 
     fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>> {

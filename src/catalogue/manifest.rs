@@ -11,7 +11,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{Catalogue, CatalogueError, Finding, Found, Sources, row::Row};
+use super::{Catalogue, CatalogueError, Finding, Found, Listed, MAX_LISTED, Searching, Sources, row::Row};
 use crate::model::{ImageId, SourceImage};
 
 /// A manifest, read whole into memory and read again when the file changes.
@@ -27,6 +27,11 @@ pub struct Manifest {
 struct Table {
     stamp: Stamp,
     images: Arc<Images>,
+}
+
+/// What a search looks through: the place and the id, in small letters.
+fn haystack(listed: &Listed) -> String {
+    format!("{}\n{}", listed.image.location, listed.id).to_lowercase()
 }
 
 /// All images of a manifest.
@@ -91,6 +96,20 @@ impl Manifest {
 impl Catalogue for Manifest {
     fn find(&self, id: ImageId) -> Finding<'_> {
         Box::pin(async move { Found::Ok(self.images().get(&id).cloned()) })
+    }
+
+    fn search<'a>(&'a self, text: &'a str) -> Searching<'a> {
+        Box::pin(async move {
+            let (images, text) = (self.images(), text.to_lowercase());
+            let mut found: Vec<Listed> = images
+                .iter()
+                .map(|(id, image)| Listed { id: *id, title: None, image: image.clone() })
+                .filter(|listed| haystack(listed).contains(&text))
+                .collect();
+            found.sort_unstable_by_key(|listed| std::cmp::Reverse(listed.id));
+            found.truncate(MAX_LISTED);
+            Ok(Some(found))
+        })
     }
 
     fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>> {
@@ -197,6 +216,21 @@ mod tests {
             let error = open(text).err().unwrap_or_default();
             assert!(error.contains(needle), "{needle:?} is not in {error:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_search_finds_parts_of_names_and_ids() {
+        let manifest = open("id,file\n1,Beach.jpg\n22,b/100%_c.png\n3,b/d.png\n").unwrap();
+        let find = async |text| {
+            let found = manifest.search(text).await.unwrap().unwrap();
+            found.into_iter().map(|listed| listed.id.0).collect::<Vec<_>>()
+        };
+        assert_eq!(find("").await, [22, 3, 1]);
+        assert_eq!(find("beach").await, [1]);
+        assert_eq!(find("B/").await, [22, 3]);
+        assert_eq!(find("%_").await, [22]);
+        assert_eq!(find("22").await, [22]);
+        assert_eq!(find("nothing").await, [0; 0]);
     }
 
     #[tokio::test]

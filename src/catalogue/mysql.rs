@@ -8,10 +8,10 @@ use sqlx::{
 
 use super::{
     CatalogueError, Sources, address,
-    sessions::{Dialect, Opened},
+    sessions::{About, Dialect, Opened},
     sql::{Sql, not_a_number},
 };
-use crate::{config::CatalogueConfig, model::ImageId};
+use crate::config::CatalogueConfig;
 
 /// A MySQL or MariaDB catalogue.
 pub type MySql = Sql<MySqlServer>;
@@ -42,6 +42,9 @@ impl Dialect for MySqlServer {
     type Database = sqlx::MySql;
     const WAGTAIL_QUERY: &'static str = "SELECT file, file_hash, focal_point_x, focal_point_y, focal_point_width, \
                                          focal_point_height FROM wagtailimages_image WHERE id = ?";
+    const WAGTAIL_SEARCH: &'static str = "SELECT id, title, file, file_hash, focal_point_x, focal_point_y, focal_point_width, \
+                                          focal_point_height FROM wagtailimages_image \
+                                          WHERE CONCAT(title, ' ', file) LIKE ? ESCAPE '!' ORDER BY id DESC LIMIT 50";
     const IS_REMOTE: bool = true;
 
     async fn open(&self) -> Result<Opened<sqlx::MySql>, sqlx::Error> {
@@ -63,9 +66,18 @@ impl Dialect for MySqlServer {
         Ok(Opened { connection, server })
     }
 
-    async fn ask(connection: &mut MySqlConnection, query: &str, id: ImageId) -> Result<Option<MySqlRow>, sqlx::Error> {
-        // The query is the operator's own text; the id is a bound parameter, compared with a column of any integer type.
-        sqlx::query(AssertSqlSafe(query)).bind(id.0).fetch_optional(connection).await
+    async fn ask(
+        connection: &mut MySqlConnection,
+        query: &str,
+        about: About<'_>,
+    ) -> Result<Vec<MySqlRow>, sqlx::Error> {
+        // The query is the operator's own text; what it is about is a bound parameter, an id compared with a column of any
+        // integer type.
+        let query = sqlx::query(AssertSqlSafe(query));
+        match about {
+            About::Image(id) => Ok(Vec::from_iter(query.bind(id.0).fetch_optional(connection).await?)),
+            About::Pattern(pattern) => query.bind(pattern).fetch_all(connection).await,
+        }
     }
 
     fn number(row: &MySqlRow, column: &str) -> Result<Option<f64>, sqlx::Error> {

@@ -8,10 +8,10 @@ use sqlx::{
 
 use super::{
     CatalogueError, Sources, address,
-    sessions::{Dialect, Opened},
+    sessions::{About, Dialect, Opened},
     sql::{Sql, not_a_number},
 };
-use crate::{config::CatalogueConfig, model::ImageId};
+use crate::config::CatalogueConfig;
 
 /// A Postgres catalogue.
 pub type Postgres = Sql<PostgresServer>;
@@ -46,6 +46,9 @@ impl Dialect for PostgresServer {
     type Database = sqlx::Postgres;
     const WAGTAIL_QUERY: &'static str = "SELECT file, file_hash, focal_point_x, focal_point_y, focal_point_width, \
                                          focal_point_height FROM wagtailimages_image WHERE id = $1";
+    const WAGTAIL_SEARCH: &'static str = "SELECT id, title, file, file_hash, focal_point_x, focal_point_y, focal_point_width, \
+                                          focal_point_height FROM wagtailimages_image \
+                                          WHERE title || ' ' || file ILIKE $1 ESCAPE '!' ORDER BY id DESC LIMIT 50";
     const IS_REMOTE: bool = true;
 
     async fn open(&self) -> Result<Opened<sqlx::Postgres>, sqlx::Error> {
@@ -55,11 +58,17 @@ impl Dialect for PostgresServer {
         Ok(Opened { connection, server: format!("PostgreSQL {}.{}", version / 10_000, version % 10_000) })
     }
 
-    async fn ask(connection: &mut PgConnection, query: &str, id: ImageId) -> Result<Option<PgRow>, sqlx::Error> {
-        // `bigint` is compared with a column of any integer type; an id beyond it is in no table.
-        let Ok(number) = i64::try_from(id.0) else { return Ok(None) };
-        // The query is the operator's own text; the id is a bound parameter.
-        sqlx::query(AssertSqlSafe(query)).bind(number).fetch_optional(connection).await
+    async fn ask(connection: &mut PgConnection, query: &str, about: About<'_>) -> Result<Vec<PgRow>, sqlx::Error> {
+        // The query is the operator's own text; what it is about is a bound parameter.
+        let query = sqlx::query(AssertSqlSafe(query));
+        match about {
+            // `bigint` is compared with a column of any integer type; an id beyond it is in no table.
+            About::Image(id) => match i64::try_from(id.0) {
+                Ok(number) => Ok(Vec::from_iter(query.bind(number).fetch_optional(connection).await?)),
+                Err(_) => Ok(Vec::new()),
+            },
+            About::Pattern(pattern) => query.bind(pattern).fetch_all(connection).await,
+        }
     }
 
     fn number(row: &PgRow, column: &str) -> Result<Option<f64>, sqlx::Error> {

@@ -33,18 +33,20 @@ pub trait Dialect: Send + Sync + 'static {
     type Database: Database;
     /// Wagtail's image table. A site with an image model of its own sets `catalogue.query`.
     const WAGTAIL_QUERY: &'static str;
+    /// The same table, searched by title and file, the newest first.
+    const WAGTAIL_SEARCH: &'static str;
     /// Whether a session may fall silent without having ended, as one through a network may.
     const IS_REMOTE: bool;
 
     /// Opens a session that reads only.
     fn open(&self) -> impl Future<Output = Result<Opened<Self::Database>, sqlx::Error>> + Send;
 
-    /// The first row of the query for an image.
+    /// The first row of the query for an image, or all rows of one for a pattern.
     fn ask<'a>(
         connection: &'a mut <Self::Database as Database>::Connection,
         query: &'a str,
-        id: ImageId,
-    ) -> impl Future<Output = Result<Option<<Self::Database as Database>::Row>, sqlx::Error>> + Send + 'a;
+        about: About<'a>,
+    ) -> impl Future<Output = Result<Vec<<Self::Database as Database>::Row>, sqlx::Error>> + Send + 'a;
 
     /// A column's number, of whatever type of numbers.
     fn number(row: &<Self::Database as Database>::Row, column: &str) -> Result<Option<f64>, sqlx::Error>;
@@ -68,6 +70,15 @@ pub trait Dialect: Send + Sync + 'static {
     }
 }
 
+/// A query's parameter.
+#[derive(Clone, Copy)]
+pub enum About<'a> {
+    /// One image.
+    Image(ImageId),
+    /// All images with a name like this.
+    Pattern(&'a str),
+}
+
 /// A session, and what the server says it is.
 pub struct Opened<D: Database> {
     /// The session.
@@ -76,7 +87,7 @@ pub struct Opened<D: Database> {
     pub server: String,
 }
 
-type Answer<D> = Result<Option<<<D as Dialect>::Database as Database>::Row>, CatalogueError>;
+type Answer<D> = Result<Vec<<<D as Dialect>::Database as Database>::Row>, CatalogueError>;
 
 /// All sessions with one database.
 pub(super) struct Sessions<D: Dialect> {
@@ -122,13 +133,13 @@ impl<D: Dialect> Sessions<D> {
         lock(&self.server).clone()
     }
 
-    /// Asks for an image's row, within the time.
-    pub async fn ask(&self, query: &str, id: ImageId, deadline: Instant) -> Answer<D> {
+    /// Asks for an image's row, or for those like a pattern, within the time.
+    pub async fn ask(&self, query: &str, about: About<'_>, deadline: Instant) -> Answer<D> {
         let late = |_| CatalogueError::TimedOut;
         let _seat = timeout_at(deadline, self.seats.acquire()).await.map_err(late)?;
         loop {
             if let Some(session) = self.take()
-                && let Some(answer) = self.ask_kept(session, query, id, deadline).await
+                && let Some(answer) = self.ask_kept(session, query, about, deadline).await
             {
                 return answer;
             }
@@ -141,7 +152,7 @@ impl<D: Dialect> Sessions<D> {
                 }
                 Err(away) => return Err(away.error),
             };
-            let answer = timeout_at(deadline, D::ask(&mut session.connection, query, id)).await.map_err(late)?;
+            let answer = timeout_at(deadline, D::ask(&mut session.connection, query, about)).await.map_err(late)?;
             if matches!(answer, Ok(_) | Err(sqlx::Error::Database(_))) {
                 self.keep(session);
             }
@@ -154,16 +165,16 @@ impl<D: Dialect> Sessions<D> {
         &self,
         mut session: Session<D>,
         query: &str,
-        id: ImageId,
+        about: About<'_>,
         deadline: Instant,
     ) -> Option<Answer<D>> {
         // A network that has forgotten the session says nothing. Half of the time is left for a fresh one.
         let now = Instant::now();
         let patience = if D::IS_REMOTE { now + (deadline - now) / 2 } else { deadline };
-        match timeout_at(patience, D::ask(&mut session.connection, query, id)).await {
-            Ok(Ok(row)) => {
+        match timeout_at(patience, D::ask(&mut session.connection, query, about)).await {
+            Ok(Ok(rows)) => {
                 self.keep(session);
-                Some(Ok(row))
+                Some(Ok(rows))
             }
             Ok(Err(sqlx::Error::Database(error))) if !D::is_of_the_session(&*error) => {
                 self.keep(session);

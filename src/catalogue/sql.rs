@@ -6,9 +6,10 @@ use sqlx::Database;
 use tokio::time::Instant;
 
 use super::{
-    Catalogue, CatalogueError, Finding, Found, Sources,
+    Catalogue, CatalogueError, Finding, Found, Listed, MAX_LISTED, Searching, Sources,
     row::Row,
-    sessions::{Dialect, Sessions},
+    search::pattern,
+    sessions::{About, Dialect, Sessions},
 };
 use crate::{config::CatalogueConfig, model::ImageId};
 
@@ -16,6 +17,7 @@ use crate::{config::CatalogueConfig, model::ImageId};
 pub struct Sql<D: Dialect> {
     sessions: Sessions<D>,
     query: String,
+    search_query: Option<String>,
     sources: Sources,
     timeout: Duration,
 }
@@ -26,20 +28,46 @@ impl<D: Dialect> Sql<D> {
         Self {
             sessions: Sessions::new(dialect, config.max_connections),
             query: config.query.clone().unwrap_or_else(|| D::WAGTAIL_QUERY.to_owned()),
+            // Wagtail's search is for Wagtail's table.
+            search_query: match (&config.search_query, &config.query) {
+                (Some(query), _) => Some(query.clone()),
+                (None, Some(_)) => None,
+                (None, None) => Some(D::WAGTAIL_SEARCH.to_owned()),
+            },
             sources,
             timeout: Duration::from_secs_f64(config.timeout_seconds),
         }
     }
 
     async fn ask(&self, id: ImageId) -> Found {
-        let row = self.sessions.ask(&self.query, id, Instant::now() + self.timeout).await?;
-        row.map(|row| read::<D>(id, &row)?.into_image(id, &self.sources)).transpose()
+        let rows = self.sessions.ask(&self.query, About::Image(id), Instant::now() + self.timeout).await?;
+        rows.first().map(|row| read::<D>(id, row)?.into_image(id, &self.sources)).transpose()
+    }
+
+    async fn look_for(&self, text: &str) -> Result<Option<Vec<Listed>>, CatalogueError> {
+        let Some(query) = &self.search_query else { return Ok(None) };
+        let pattern = pattern(text);
+        let rows = self.sessions.ask(query, About::Pattern(&pattern), Instant::now() + self.timeout).await?;
+        // A row that could not be served is not offered.
+        Ok(Some(rows.iter().filter_map(|row| self.listed(row)).take(MAX_LISTED).collect()))
+    }
+
+    fn listed(&self, row: &<D::Database as Database>::Row) -> Option<Listed> {
+        // Doubles hold every id up to 2^53 as it is.
+        let id = ImageId(D::number(row, "id").ok()?.filter(|id| (0.0..=9e15).contains(id))? as u64);
+        let image = read::<D>(id, row).ok()?.into_image(id, &self.sources).ok()?;
+        let title = D::text(row, "title").ok().flatten().filter(|title| !title.is_empty());
+        Some(Listed { id, title, image })
     }
 }
 
 impl<D: Dialect> Catalogue for Sql<D> {
     fn find(&self, id: ImageId) -> Finding<'_> {
         Box::pin(self.ask(id))
+    }
+
+    fn search<'a>(&'a self, text: &'a str) -> Searching<'a> {
+        Box::pin(self.look_for(text))
     }
 
     fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>> {

@@ -9,10 +9,10 @@ use sqlx::{
 
 use super::{
     CatalogueError, Sources, address,
-    sessions::{Dialect, Opened},
+    sessions::{About, Dialect, Opened},
     sql::Sql,
 };
-use crate::{config::CatalogueConfig, model::ImageId};
+use crate::config::CatalogueConfig;
 
 /// An SQLite catalogue. The file is opened read-only and never repaired.
 pub type Sqlite = Sql<SqliteFile>;
@@ -41,6 +41,9 @@ impl Dialect for SqliteFile {
     type Database = sqlx::Sqlite;
     const WAGTAIL_QUERY: &'static str = "SELECT file, file_hash, focal_point_x, focal_point_y, focal_point_width, \
                                          focal_point_height FROM wagtailimages_image WHERE id = ?";
+    const WAGTAIL_SEARCH: &'static str = "SELECT id, title, file, file_hash, focal_point_x, focal_point_y, focal_point_width, \
+                                          focal_point_height FROM wagtailimages_image \
+                                          WHERE title || ' ' || file LIKE ? ESCAPE '!' ORDER BY id DESC LIMIT 50";
     const IS_REMOTE: bool = false;
 
     async fn open(&self) -> Result<Opened<sqlx::Sqlite>, sqlx::Error> {
@@ -52,12 +55,18 @@ impl Dialect for SqliteFile {
     async fn ask(
         connection: &mut SqliteConnection,
         query: &str,
-        id: ImageId,
-    ) -> Result<Option<SqliteRow>, sqlx::Error> {
-        // SQLite's integers are signed; an id beyond them is in no table.
-        let Ok(number) = i64::try_from(id.0) else { return Ok(None) };
-        // The query is the operator's own text; the id is a bound parameter.
-        sqlx::query(AssertSqlSafe(query)).bind(number).fetch_optional(connection).await
+        about: About<'_>,
+    ) -> Result<Vec<SqliteRow>, sqlx::Error> {
+        // The query is the operator's own text; what it is about is a bound parameter.
+        let query = sqlx::query(AssertSqlSafe(query));
+        match about {
+            // SQLite's integers are signed; an id beyond them is in no table.
+            About::Image(id) => match i64::try_from(id.0) {
+                Ok(number) => Ok(Vec::from_iter(query.bind(number).fetch_optional(connection).await?)),
+                Err(_) => Ok(Vec::new()),
+            },
+            About::Pattern(pattern) => query.bind(pattern).fetch_all(connection).await,
+        }
     }
 
     fn number(row: &SqliteRow, column: &str) -> Result<Option<f64>, sqlx::Error> {
@@ -78,7 +87,7 @@ impl Dialect for SqliteFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{catalogue::Catalogue as _, config::Secret};
+    use crate::{catalogue::Catalogue as _, config::Secret, model::ImageId};
     use sqlx::Connection as _;
     use std::str::FromStr as _;
 
@@ -120,6 +129,43 @@ mod tests {
         let catalogue = Sqlite::new(&config, Sources::local("media")).unwrap();
         let image = catalogue.find(ImageId(1)).await.unwrap().unwrap();
         assert_eq!((image.location.path.as_str(), &image.file_hash, image.focal_point), ("x/y.png", &None, None));
+    }
+
+    #[tokio::test]
+    async fn a_search_is_for_titles_and_files_as_they_are_written() {
+        let (_folder, mut config) = database(&[
+            "CREATE TABLE wagtailimages_image (id INTEGER PRIMARY KEY, title TEXT, file VARCHAR(100), file_hash VARCHAR(40), \
+             focal_point_x INTEGER, focal_point_y INTEGER, focal_point_width INTEGER, focal_point_height INTEGER)",
+            "INSERT INTO wagtailimages_image VALUES (7, 'The 100% Beach', 'o/a.jpg', 'abc', 10, 20, 30, 40)",
+            "INSERT INTO wagtailimages_image VALUES (8, 'x', '../b.jpg', '', NULL, NULL, NULL, NULL)",
+            "INSERT INTO wagtailimages_image VALUES (9, 'it''s; DROP TABLE x', 'o/beach_2.jpg', '', NULL, NULL, NULL, NULL)",
+            "WITH RECURSIVE n(i) AS (SELECT 100 UNION ALL SELECT i + 1 FROM n WHERE i < 200) \
+             INSERT INTO wagtailimages_image SELECT i, 'many', 'm/' || i || '.jpg', '', NULL, NULL, NULL, NULL FROM n",
+            "CREATE TABLE pictures (pk INTEGER, name TEXT)",
+            "INSERT INTO pictures VALUES (1, 'x/y.png')",
+        ])
+        .await;
+        let catalogue = Sqlite::new(&config, Sources::local("media")).unwrap();
+        let find = async |text| {
+            let found = catalogue.search(text).await.unwrap().unwrap();
+            found.into_iter().map(|listed| listed.id.0).collect::<Vec<_>>()
+        };
+        assert_eq!(find("beach").await, [9, 7]);
+        // A row that cannot be served is not offered.
+        assert_eq!(find("b.jpg").await, [0; 0]);
+        assert_eq!(find("100%").await, [7]);
+        assert_eq!(find("_").await, [9]);
+        assert_eq!(find("'s; DROP").await, [9]);
+        assert_eq!(find("%").await, [7]);
+        assert_eq!(find("many").await, (151..=200).rev().collect::<Vec<_>>());
+        assert_eq!(catalogue.search("The").await.unwrap().unwrap()[0].title.as_deref(), Some("The 100% Beach"));
+
+        config.query = Some("SELECT name AS file FROM pictures WHERE pk = ?".into());
+        let catalogue = Sqlite::new(&config, Sources::local("media")).unwrap();
+        assert_eq!(catalogue.search("x").await, Ok(None));
+        config.search_query = Some("SELECT pk AS id, name AS file FROM pictures WHERE name LIKE ? ESCAPE '!'".into());
+        let catalogue = Sqlite::new(&config, Sources::local("media")).unwrap();
+        assert_eq!(catalogue.search("y.p").await.unwrap().unwrap()[0].id, ImageId(1));
     }
 
     #[tokio::test]

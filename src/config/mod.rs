@@ -3,6 +3,7 @@
 mod auth;
 mod bucket;
 mod load;
+mod page;
 mod remote;
 mod secret;
 mod values;
@@ -14,6 +15,7 @@ use serde::Deserialize;
 
 pub use auth::{AuthConfig, AuthMode, ForwardConfig, ForwardScope, JwtConfig, TokenAlgorithm, TokenKeyConfig};
 pub use load::{ConfigError, Loaded, load};
+pub use page::PageConfig;
 pub use remote::{CoordinationConfig, CoordinationKind, HttpSourceConfig, OriginalsConfig, S3Config};
 pub use secret::{Secret, read_secret_file};
 pub use values::{Bytes, ListenAddress, Mode};
@@ -54,6 +56,8 @@ pub struct Config {
     pub headers: HeadersConfig,
     /// `[ops]`
     pub ops: OpsConfig,
+    /// `[page]`
+    pub page: PageConfig,
     /// `[log]`
     pub log: LogConfig,
     /// `[watermarks.NAME]`: what `watermark-NAME` lays on top.
@@ -188,6 +192,9 @@ pub struct CatalogueConfig {
     /// name: `file`, and where there are any `source`, `file_hash`, `focal_point_x`, `focal_point_y`, `focal_point_width`,
     /// `focal_point_height`.
     pub query: Option<String>,
+    /// Databases, with a query of one's own: what the editors' page searches by. One parameter, a pattern for `LIKE` with `!` as
+    /// its escape; the columns are `id`, `title` where there is one, and those of `query`.
+    pub search_query: Option<String>,
     /// Databases: sessions held at once.
     pub max_connections: usize,
     /// `postgres`: a channel that tells of changed rows.
@@ -209,6 +216,7 @@ impl Default for CatalogueConfig {
             file: None,
             source: None,
             query: None,
+            search_query: None,
             max_connections: 4,
             listen: None,
             cache_seconds: 2.0,

@@ -2,6 +2,7 @@
 
 mod fs;
 mod http;
+mod listing;
 mod originals;
 mod remote;
 mod s3;
@@ -12,6 +13,7 @@ use thiserror::Error;
 
 pub use fs::FsSource;
 pub use http::HttpBackend;
+pub use listing::{Entry, Listing};
 pub use originals::Originals;
 pub use remote::{Answer, Backend, Freshness, RemoteSource, Validators};
 pub use s3::S3Source;
@@ -84,6 +86,11 @@ pub trait Source: Send + Sync {
 
     /// Opens a file for reading.
     fn open<'a>(&'a self, path: &'a MediaPath) -> Pending<'a, OpenSource>;
+
+    /// What is in a folder, by names that begin with a text; `None` where the source cannot tell. For the editors' page.
+    fn list<'a>(&'a self, _folder: Option<&'a MediaPath>, _begins: &'a str) -> Pending<'a, Option<Listing>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
 
     /// Asks whether the source is there, for `check` and readiness: a sentence about it.
     fn probe(&self) -> Pending<'_, String>;
