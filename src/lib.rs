@@ -39,7 +39,7 @@
 //! | [`solved`] | hits answered before, and their answers |
 //! | [`app`] | the composition root |
 //! | [`upkeep`] | what is done to images outside of requests: purge, warm |
-//! | [`http`] | connections, requests, statuses |
+//! | [`http`] | connections, requests, statuses; in [`http::page`] the editors' page |
 //! | [`front`] | the web server in front of us: the config for nginx, Apache, lighttpd or Caddy that fits ours |
 //! | [`command`] | one file for each command |
 

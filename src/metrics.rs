@@ -235,6 +235,8 @@ pub struct Metrics {
     pub config_reload_failed: Counter,
     /// `sendimage_ops_calls_total{call,outcome}`: `sign`, `purge` and `warm`, by how they ended.
     pub ops_calls: Family<CallLabels, Counter>,
+    /// `sendimage_page_logins_total{outcome}`: logins of the editors' page: `done`, `wrong`, `too_many`, `too_old`.
+    pub page_logins: Family<OutcomeLabel, Counter>,
     /// `sendimage_purged_files_total`: renditions removed by purges.
     pub purged_files: Counter,
     /// `sendimage_warmed_total{outcome}`: renditions asked for ahead of time: `created`, `present`, `failed`.
@@ -278,6 +280,7 @@ impl Metrics {
             catalogue_up: Gauge::default(),
             config_reload_failed: Counter::default(),
             ops_calls: Family::default(),
+            page_logins: Family::default(),
             purged_files: Counter::default(),
             warmed: Family::default(),
             key_uses: Family::default(),
@@ -337,6 +340,7 @@ impl Metrics {
         registry.register("log_dropped", "Log lines dropped because nobody read them", metrics.log_dropped.clone());
         registry.register("auth", "What was said about who asks, by outcome", auth_by_outcome);
         registry.register("ops_calls", "Calls of the operations listener by outcome", metrics.ops_calls.clone());
+        registry.register("page_logins", "Logins of the editors' page by outcome", metrics.page_logins.clone());
         registry.register("purged_files", "Renditions removed by purges", metrics.purged_files.clone());
         registry.register("warmed", "Renditions asked for ahead of time, by outcome", metrics.warmed.clone());
         registry.register("key_uses", "Signatures that verified, by key id", metrics.key_uses.clone());
@@ -393,6 +397,11 @@ impl Metrics {
     /// Counts a call of the operations listener.
     pub fn ops_call(&self, call: &str, outcome: &str) {
         self.ops_calls.get_or_create(&CallLabels { call: call.into(), outcome: outcome.into() }).inc();
+    }
+
+    /// Counts a login of the editors' page.
+    pub fn page_login(&self, outcome: &str) {
+        self.page_logins.get_or_create(&OutcomeLabel { outcome: outcome.into() }).inc();
     }
 
     /// Counts renditions that a purge has removed.

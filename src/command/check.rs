@@ -93,6 +93,9 @@ async fn parts(config: &Config) -> Result<Vec<Finding>, CommandError> {
     }
     findings.push(Finding { part: "store".into(), result: readiness.store });
     findings.push(Finding { part: "coordination".into(), result: readiness.coordination });
+    if let Some(listen) = &config.page.listen {
+        findings.push(finding("page", Ok::<_, CommandError>(format!("for editors, on {listen}, behind its login"))));
+    }
     for (name, part) in watermarks {
         findings.push(Finding { part: format!("watermark {name}"), result: part });
     }
