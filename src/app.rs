@@ -15,7 +15,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::{
-    access::{KeyError, OpsToken, SignedRequest, Verifier},
+    access::{KeyError, OpsToken, PageDoor, SignedRequest, Verifier},
     budget::Budget,
     catalogue::{Cached, Catalogue, CatalogueError, Manifest, MySql, NoCatalogue, Postgres, Sources, Sqlite, listen},
     config::{CatalogueKind, Config, ListenAddress, RenderConfig, S3Config, SourceConfig, SourceKind, StoreKind},
@@ -59,6 +59,8 @@ pub struct App {
     pub solved: Solved,
     /// What `/purge`, `/warm` and `/sign` are asked with, where there are such.
     pub ops_token: Option<OpsToken>,
+    /// Who may use the editors' page, where there is one.
+    pub page_door: Option<PageDoor>,
     config: Config,
     pool: Arc<Pool>,
     marks: Arc<Marks>,
@@ -135,6 +137,7 @@ impl App {
                 self.config.server.header_timeout_seconds != config.server.header_timeout_seconds,
             ),
             ("server.max_connections", self.config.server.max_connections != config.server.max_connections),
+            ("page.listen", self.config.page.listen != config.page.listen),
             ("log", self.config.log != config.log),
             // The workers' own bounds: their number, queue, budget, longest file and recycling.
             ("render.workers, queue_depth, memory_budget, max_source_bytes or recycle_after_jobs", {
@@ -202,6 +205,7 @@ impl App {
             .collect();
         let key_uses = verifier.table().key_ids().map(|id| (id.clone(), metrics.key_counter(id))).collect();
         let news = renditions.coordination().news();
+        let page_door = PageDoor::new(&config.page, verifier.table())?;
         let app = Arc::new(Self {
             verifier,
             catalogue,
@@ -212,6 +216,7 @@ impl App {
             budget,
             solved: Solved::default(),
             ops_token: OpsToken::new(&config.ops)?,
+            page_door,
             config: config.clone(),
             pool,
             marks,

@@ -41,7 +41,7 @@
 //! | [`app`] | the composition root |
 //! | [`upkeep`] | what is done to images outside of requests: purge, warm |
 //! | [`doctor`] | what `check --url` asks a running whole, through the web server in front |
-//! | [`http`] | connections, requests, statuses |
+//! | [`http`] | connections, requests, statuses; in [`http::page`] the editors' page |
 //! | [`front`] | the web server in front of us: the config for nginx, Apache, lighttpd or Caddy that fits ours |
 //! | [`command`] | one file for each command |
 

@@ -260,6 +260,8 @@ pub struct Metrics {
     pub config_reload_failed: Counter,
     /// `sendimage_ops_calls_total{call,outcome}`: `sign`, `purge` and `warm`, by how they ended.
     pub ops_calls: Family<CallLabels, Counter>,
+    /// `sendimage_page_logins_total{outcome}`: logins of the editors' page: `done`, `wrong`, `too_many`, `too_old`.
+    pub page_logins: Family<OutcomeLabel, Counter>,
     /// `sendimage_purged_files_total`: renditions removed by purges.
     pub purged_files: Counter,
     /// `sendimage_warmed_total{outcome}`: renditions asked for ahead of time: `created`, `present`, `failed`.
@@ -312,6 +314,7 @@ impl Metrics {
             catalogue_up: Gauge::default(),
             config_reload_failed: Counter::default(),
             ops_calls: Family::default(),
+            page_logins: Family::default(),
             purged_files: Counter::default(),
             warmed: Family::default(),
             key_uses: Family::default(),
@@ -392,6 +395,7 @@ impl Metrics {
             "Calls of the operations listener: done, refused, invalid, failed, left",
             metrics.ops_calls.clone(),
         );
+        registry.register("page_logins", "Logins of the editors' page: done, wrong, too_many, too_old", metrics.page_logins.clone());
         registry.register("purged_files", "Renditions removed by purges", metrics.purged_files.clone());
         registry.register(
             "warmed",
@@ -489,6 +493,11 @@ impl Metrics {
     /// Counts a call of the operations listener.
     pub fn ops_call(&self, call: &str, outcome: &str) {
         self.ops_calls.get_or_create(&CallLabels { call: call.into(), outcome: outcome.into() }).inc();
+    }
+
+    /// Counts a login of the editors' page.
+    pub fn page_login(&self, outcome: &str) {
+        self.page_logins.get_or_create(&OutcomeLabel { outcome: outcome.into() }).inc();
     }
 
     /// Counts renditions that a purge has removed.

@@ -140,6 +140,9 @@ pub enum KeyError {
     /// The operations listener's token is not usable.
     #[error("ops.token: {0}")]
     OpsToken(String),
+    /// The editors' page has no usable password.
+    #[error("page.password: {0}")]
+    PagePassword(String),
     /// A route names a key that does not exist.
     #[error("routes.{route}.keys: there is no signing key {id:?}")]
     UnknownId {

@@ -102,6 +102,18 @@ impl RouteTable {
         native.chain(wagtail).collect::<std::collections::BTreeSet<_>>().into_iter()
     }
 
+    /// Gives what follows from each route's signing key, in an order that every gate with this config has: the beginning of another
+    /// key.
+    pub(super) fn feed_keys(&self, label: &[u8], mut take: impl FnMut(&[u8])) {
+        for route in &self.routes {
+            match (route.native_keys.first(), route.wagtail_keys.first()) {
+                (Some(native), _) => take(&native.mac.derive(label)),
+                (None, Some(wagtail)) => take(&wagtail.mac.derive(label)),
+                (None, None) => {}
+            }
+        }
+    }
+
     /// The filter spec that a preset stands for.
     pub fn preset(&self, name: &str) -> Option<&str> {
         self.presets.get(name).map(String::as_str)

@@ -87,6 +87,11 @@ impl NativeMac {
         equal::<_, { Scheme::NATIVE_LENGTH }>(&URL_SAFE_NO_PAD, &self.digest(fields), given)
     }
 
+    /// What another key follows from; `label` begins like nothing that is signed.
+    pub fn derive(&self, label: &[u8]) -> [u8; 32] {
+        self.0.clone().chain_update(label).finalize().into_bytes().into()
+    }
+
     fn digest(&self, fields: &NativeFields<'_>) -> [u8; 32] {
         let mut mac = self.0.clone();
         fields.feed(&mut mac);
@@ -111,6 +116,11 @@ impl WagtailMac {
     /// Whether a text is the signature of this id, as written, and this spec.
     pub fn verifies(&self, id: &str, filter_spec: &str, given: &str) -> bool {
         equal::<_, { Scheme::WAGTAIL_LENGTH }>(&URL_SAFE, &self.digest(id, filter_spec), given)
+    }
+
+    /// As [`NativeMac::derive`].
+    pub fn derive(&self, label: &[u8]) -> [u8; 20] {
+        self.0.clone().chain_update(label).finalize().into_bytes().into()
     }
 
     fn digest(&self, id: &str, filter_spec: &str) -> [u8; 20] {

@@ -12,7 +12,7 @@ use std::{
 
 use moka::{future, sync};
 
-use super::{Catalogue, CatalogueError, Change, Finding, Found, Hearer, Listing};
+use super::{Catalogue, CatalogueError, Change, Finding, Found, Hearer, Listing, Searching};
 use crate::{
     at_once::at_once,
     metrics::Metrics,
@@ -166,6 +166,10 @@ impl Catalogue for Cached {
             self.note(listed.as_ref().err());
             listed
         })
+    }
+
+    fn search<'a>(&'a self, text: &'a str) -> Searching<'a> {
+        self.inner.search(text)
     }
 
     fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>> {

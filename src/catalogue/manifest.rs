@@ -11,7 +11,9 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{Catalogue, CatalogueError, Finding, Found, Listing, PAGE_ROWS, Sources, row::Row};
+use super::{
+    Catalogue, CatalogueError, Finding, Found, Listing, MAX_MATCHES, Match, PAGE_ROWS, Searching, Sources, row::Row,
+};
 use crate::model::{ImageId, SourceImage};
 
 /// A manifest, read whole into memory and read again when the file changes.
@@ -27,6 +29,11 @@ pub struct Manifest {
 struct Table {
     stamp: Stamp,
     images: Arc<Images>,
+}
+
+/// What a search looks through: the place and the id, in small letters.
+fn haystack(listed: &Match) -> String {
+    format!("{}\n{}", listed.image.location, listed.id).to_lowercase()
 }
 
 /// All images of a manifest.
@@ -104,6 +111,20 @@ impl Catalogue for Manifest {
             }
             ids.sort_unstable();
             Ok(ids.into_iter().filter_map(|id| Some((id, Ok(images.get(&id)?.clone())))).collect())
+        })
+    }
+
+    fn search<'a>(&'a self, text: &'a str) -> Searching<'a> {
+        Box::pin(async move {
+            let (images, text) = (self.images(), text.to_lowercase());
+            let mut found: Vec<Match> = images
+                .iter()
+                .map(|(id, image)| Match { id: *id, title: None, image: image.clone() })
+                .filter(|listed| haystack(listed).contains(&text))
+                .collect();
+            found.sort_unstable_by_key(|listed| std::cmp::Reverse(listed.id));
+            found.truncate(MAX_MATCHES);
+            Ok(Some(found))
         })
     }
 
@@ -211,6 +232,21 @@ mod tests {
             let error = open(text).err().unwrap_or_default();
             assert!(error.contains(needle), "{needle:?} is not in {error:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_search_finds_parts_of_names_and_ids() {
+        let manifest = open("id,file\n1,Beach.jpg\n22,b/100%_c.png\n3,b/d.png\n").unwrap();
+        let find = async |text| {
+            let found = manifest.search(text).await.unwrap().unwrap();
+            found.into_iter().map(|listed| listed.id.0).collect::<Vec<_>>()
+        };
+        assert_eq!(find("").await, [22, 3, 1]);
+        assert_eq!(find("beach").await, [1]);
+        assert_eq!(find("B/").await, [22, 3]);
+        assert_eq!(find("%_").await, [22]);
+        assert_eq!(find("22").await, [22]);
+        assert_eq!(find("nothing").await, [0; 0]);
     }
 
     #[tokio::test]

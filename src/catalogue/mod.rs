@@ -10,6 +10,7 @@ mod manifest;
 mod mysql;
 mod postgres;
 mod row;
+mod search;
 mod sessions;
 mod sql;
 mod sqlite;
@@ -24,6 +25,7 @@ pub use manifest::Manifest;
 pub use mysql::MySql;
 pub use postgres::Postgres;
 pub use row::Sources;
+pub use search::{MAX_MATCHES, Match, Searching};
 pub use sqlite::Sqlite;
 
 use crate::model::{ImageId, SourceImage};
@@ -70,6 +72,12 @@ pub trait Catalogue: Send + Sync {
     /// catalogue so holds a page of it, and no session or lock from one page to the next: rows that change meanwhile are met as
     /// they are then, and one that is there all the while is met once.
     fn list(&self, after: Option<ImageId>) -> Listing<'_>;
+
+    /// The images whose title or file holds this text, the newest first, at most [`MAX_MATCHES`]; all of them where it is empty.
+    /// `None`: this catalogue cannot be searched. For editors: it may read a whole table, and nothing of it is remembered.
+    fn search<'a>(&'a self, _text: &'a str) -> Searching<'a> {
+        Box::pin(async { Ok(None) })
+    }
 
     /// Asks the backend whether it is there, for `check` and readiness: a sentence about it.
     fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>>;

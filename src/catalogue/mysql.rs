@@ -8,7 +8,7 @@ use sqlx::{
 };
 
 use super::{
-    CatalogueError, PAGE_ROWS, Sources, address,
+    CatalogueError, MAX_MATCHES, PAGE_ROWS, Sources, address,
     sessions::{Dialect, Opened},
     sql::{Sql, not_a_number},
 };
@@ -42,6 +42,7 @@ impl MySql {
 impl Dialect for MySqlServer {
     type Database = sqlx::MySql;
     const PARAMETER: &'static str = "?";
+    const MATCHES: &'static str = "CONCAT(title, ' ', file) LIKE ? ESCAPE '!'";
     const IS_REMOTE: bool = true;
 
     async fn open(&self) -> Result<Opened<sqlx::MySql>, sqlx::Error> {
@@ -70,6 +71,10 @@ impl Dialect for MySqlServer {
 
     async fn list(connection: &mut MySqlConnection, query: &str, after: i64) -> Result<Vec<MySqlRow>, sqlx::Error> {
         sqlx::query(AssertSqlSafe(query)).bind(after).fetch(connection).take(PAGE_ROWS).try_collect().await
+    }
+
+    async fn search(connection: &mut MySqlConnection, query: &str, pattern: &str) -> Result<Vec<MySqlRow>, sqlx::Error> {
+        sqlx::query(AssertSqlSafe(query)).bind(pattern).fetch(connection).take(MAX_MATCHES).try_collect().await
     }
 
     fn id(row: &MySqlRow, column: &str) -> Result<Option<u64>, sqlx::Error> {

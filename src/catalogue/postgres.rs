@@ -8,7 +8,7 @@ use sqlx::{
 };
 
 use super::{
-    CatalogueError, PAGE_ROWS, Sources, address,
+    CatalogueError, MAX_MATCHES, PAGE_ROWS, Sources, address,
     sessions::{Dialect, Opened},
     sql::{Sql, not_a_number},
 };
@@ -46,6 +46,7 @@ pub(super) fn options(config: &CatalogueConfig) -> Result<PgConnectOptions, Cata
 impl Dialect for PostgresServer {
     type Database = sqlx::Postgres;
     const PARAMETER: &'static str = "$1";
+    const MATCHES: &'static str = "title || ' ' || file ILIKE $1 ESCAPE '!'";
     const IS_REMOTE: bool = true;
 
     async fn open(&self) -> Result<Opened<sqlx::Postgres>, sqlx::Error> {
@@ -64,6 +65,10 @@ impl Dialect for PostgresServer {
 
     async fn list(connection: &mut PgConnection, query: &str, after: i64) -> Result<Vec<PgRow>, sqlx::Error> {
         sqlx::query(AssertSqlSafe(query)).bind(after).fetch(connection).take(PAGE_ROWS).try_collect().await
+    }
+
+    async fn search(connection: &mut PgConnection, query: &str, pattern: &str) -> Result<Vec<PgRow>, sqlx::Error> {
+        sqlx::query(AssertSqlSafe(query)).bind(pattern).fetch(connection).take(MAX_MATCHES).try_collect().await
     }
 
     fn id(row: &PgRow, column: &str) -> Result<Option<u64>, sqlx::Error> {

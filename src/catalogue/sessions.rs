@@ -33,6 +33,8 @@ pub trait Dialect: Send + Sync + 'static {
     type Database: Database;
     /// How a query names its first parameter.
     const PARAMETER: &'static str;
+    /// That the title or the file of Wagtail's table is like a pattern, whatever the case of letters.
+    const MATCHES: &'static str;
     /// Whether a session may fall silent without having ended, as one through a network may.
     const IS_REMOTE: bool;
 
@@ -51,6 +53,15 @@ pub trait Dialect: Send + Sync + 'static {
         connection: &'a mut <Self::Database as Database>::Connection,
         query: &'a str,
         after: i64,
+    ) -> impl Future<Output = Result<Vec<<Self::Database as Database>::Row>, sqlx::Error>> + Send + 'a;
+
+    /// The first rows of the query for what is like a pattern: [`MAX_MATCHES`] at most.
+    ///
+    /// [`MAX_MATCHES`]: super::MAX_MATCHES
+    fn search<'a>(
+        connection: &'a mut <Self::Database as Database>::Connection,
+        query: &'a str,
+        pattern: &'a str,
     ) -> impl Future<Output = Result<Vec<<Self::Database as Database>::Row>, sqlx::Error>> + Send + 'a;
 
     /// A column's integer; `None` for a negative one.
@@ -112,6 +123,23 @@ impl<D: Dialect> Question<D> for OneRow<'_> {
         connection: &'a mut <D::Database as Database>::Connection,
     ) -> impl Future<Output = Result<Self::Answer, sqlx::Error>> + Send + 'a {
         D::ask(connection, self.query, self.id)
+    }
+}
+
+/// The rows that are like a pattern.
+pub(super) struct Matching<'q> {
+    pub query: &'q str,
+    pub pattern: &'q str,
+}
+
+impl<D: Dialect> Question<D> for Matching<'_> {
+    type Answer = Vec<<D::Database as Database>::Row>;
+
+    fn put<'a>(
+        &'a self,
+        connection: &'a mut <D::Database as Database>::Connection,
+    ) -> impl Future<Output = Result<Self::Answer, sqlx::Error>> + Send + 'a {
+        D::search(connection, self.query, self.pattern)
     }
 }
 

@@ -6,9 +6,10 @@ use sqlx::Database;
 use tokio::time::Instant;
 
 use super::{
-    Catalogue, CatalogueError, Finding, Found, Listed, Listing, Sources,
+    Catalogue, CatalogueError, Finding, Found, Listed, Listing, Match, Searching, Sources,
     row::Row,
-    sessions::{Dialect, OneRow, Page, Sessions},
+    search::pattern,
+    sessions::{Dialect, Matching, OneRow, Page, Sessions},
 };
 use crate::{config::CatalogueConfig, model::ImageId};
 
@@ -22,6 +23,8 @@ pub struct Sql<D: Dialect> {
     query: String,
     /// `None` where the config has a query of its own and none for this.
     list_query: Option<String>,
+    /// As `list_query`.
+    search_query: Option<String>,
     sources: Sources,
     timeout: Duration,
 }
@@ -33,8 +36,13 @@ impl<D: Dialect> Sql<D> {
             (None, None) => Some(wagtail_list::<D>()),
             (_, own) => own.clone(),
         };
+        let search_query = match (&config.query, &config.search_query) {
+            (None, None) => Some(wagtail_search::<D>()),
+            (_, own) => own.clone(),
+        };
         Self {
             list_query,
+            search_query,
             sessions: Sessions::new(dialect, config.max_connections),
             query: config.query.clone().unwrap_or_else(wagtail::<D>),
             sources,
@@ -46,6 +54,20 @@ impl<D: Dialect> Sql<D> {
         let question = OneRow { query: &self.query, id };
         let row = self.sessions.ask(&question, Instant::now() + self.timeout).await?;
         row.map(|row| read::<D>(id, &row)?.into_image(id, &self.sources)).transpose()
+    }
+
+    async fn matching(&self, text: &str) -> Result<Option<Vec<Match>>, CatalogueError> {
+        let Some(query) = &self.search_query else { return Ok(None) };
+        let question = Matching { query, pattern: &pattern(text) };
+        let rows = self.sessions.ask(&question, Instant::now() + self.timeout).await?;
+        // A row that could not be served is not offered.
+        let usable = |row| {
+            let id = ImageId(D::id(row, "id").ok()??);
+            let image = read::<D>(id, row).ok()?.into_image(id, &self.sources).ok()?;
+            let title = D::text(row, "title").ok().flatten().filter(|title| !title.is_empty());
+            Some(Match { id, title, image })
+        };
+        Ok(Some(rows.iter().filter_map(usable).collect()))
     }
 
     async fn page(&self, after: Option<ImageId>) -> Result<Vec<Listed>, CatalogueError> {
@@ -81,6 +103,10 @@ impl<D: Dialect> Catalogue for Sql<D> {
         Box::pin(self.page(after))
     }
 
+    fn search<'a>(&'a self, text: &'a str) -> Searching<'a> {
+        Box::pin(self.matching(text))
+    }
+
     fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>> {
         Box::pin(async {
             // Asking for an id that cannot be there exercises server, table and columns alike.
@@ -93,6 +119,11 @@ impl<D: Dialect> Catalogue for Sql<D> {
 
 fn wagtail<D: Dialect>() -> String {
     format!("SELECT {WAGTAIL} WHERE id = {}", D::PARAMETER)
+}
+
+/// The same, for a pattern: the newest first.
+fn wagtail_search<D: Dialect>() -> String {
+    format!("SELECT id, title, {WAGTAIL} WHERE {} ORDER BY id DESC LIMIT 50", D::MATCHES)
 }
 
 /// The same, page by page.

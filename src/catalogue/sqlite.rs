@@ -9,7 +9,7 @@ use sqlx::{
 };
 
 use super::{
-    CatalogueError, PAGE_ROWS, Sources, address,
+    CatalogueError, MAX_MATCHES, PAGE_ROWS, Sources, address,
     sessions::{Dialect, Opened},
     sql::Sql,
 };
@@ -41,6 +41,7 @@ impl Sqlite {
 impl Dialect for SqliteFile {
     type Database = sqlx::Sqlite;
     const PARAMETER: &'static str = "?";
+    const MATCHES: &'static str = "title || ' ' || file LIKE ? ESCAPE '!'";
     const IS_REMOTE: bool = false;
 
     async fn open(&self) -> Result<Opened<sqlx::Sqlite>, sqlx::Error> {
@@ -62,6 +63,10 @@ impl Dialect for SqliteFile {
 
     async fn list(connection: &mut SqliteConnection, query: &str, after: i64) -> Result<Vec<SqliteRow>, sqlx::Error> {
         sqlx::query(AssertSqlSafe(query)).bind(after).fetch(connection).take(PAGE_ROWS).try_collect().await
+    }
+
+    async fn search(connection: &mut SqliteConnection, query: &str, pattern: &str) -> Result<Vec<SqliteRow>, sqlx::Error> {
+        sqlx::query(AssertSqlSafe(query)).bind(pattern).fetch(connection).take(MAX_MATCHES).try_collect().await
     }
 
     fn id(row: &SqliteRow, column: &str) -> Result<Option<u64>, sqlx::Error> {
@@ -129,6 +134,43 @@ mod tests {
         let catalogue = Sqlite::new(&config, Sources::local("media")).unwrap();
         let image = catalogue.find(ImageId(1)).await.unwrap().unwrap();
         assert_eq!((image.location.path.as_str(), &image.file_hash, image.focal_point), ("x/y.png", &None, None));
+    }
+
+    #[tokio::test]
+    async fn a_search_is_for_titles_and_files_as_they_are_written() {
+        let (_folder, mut config) = database(&[
+            "CREATE TABLE wagtailimages_image (id INTEGER PRIMARY KEY, title TEXT, file VARCHAR(100), file_hash VARCHAR(40), \
+             focal_point_x INTEGER, focal_point_y INTEGER, focal_point_width INTEGER, focal_point_height INTEGER)",
+            "INSERT INTO wagtailimages_image VALUES (7, 'The 100% Beach', 'o/a.jpg', 'abc', 10, 20, 30, 40)",
+            "INSERT INTO wagtailimages_image VALUES (8, 'x', '../b.jpg', '', NULL, NULL, NULL, NULL)",
+            "INSERT INTO wagtailimages_image VALUES (9, 'it''s; DROP TABLE x', 'o/beach_2.jpg', '', NULL, NULL, NULL, NULL)",
+            "WITH RECURSIVE n(i) AS (SELECT 100 UNION ALL SELECT i + 1 FROM n WHERE i < 200) \
+             INSERT INTO wagtailimages_image SELECT i, 'many', 'm/' || i || '.jpg', '', NULL, NULL, NULL, NULL FROM n",
+            "CREATE TABLE pictures (pk INTEGER, name TEXT)",
+            "INSERT INTO pictures VALUES (1, 'x/y.png')",
+        ])
+        .await;
+        let catalogue = Sqlite::new(&config, Sources::local("media")).unwrap();
+        let find = async |text| {
+            let found = catalogue.search(text).await.unwrap().unwrap();
+            found.into_iter().map(|listed| listed.id.0).collect::<Vec<_>>()
+        };
+        assert_eq!(find("beach").await, [9, 7]);
+        // A row that cannot be served is not offered.
+        assert_eq!(find("b.jpg").await, [0; 0]);
+        assert_eq!(find("100%").await, [7]);
+        assert_eq!(find("_").await, [9]);
+        assert_eq!(find("'s; DROP").await, [9]);
+        assert_eq!(find("%").await, [7]);
+        assert_eq!(find("many").await, (151..=200).rev().collect::<Vec<_>>());
+        assert_eq!(catalogue.search("The").await.unwrap().unwrap()[0].title.as_deref(), Some("The 100% Beach"));
+
+        config.query = Some("SELECT name AS file FROM pictures WHERE pk = ?".into());
+        let catalogue = Sqlite::new(&config, Sources::local("media")).unwrap();
+        assert_eq!(catalogue.search("x").await, Ok(None));
+        config.search_query = Some("SELECT pk AS id, name AS file FROM pictures WHERE name LIKE ? ESCAPE '!'".into());
+        let catalogue = Sqlite::new(&config, Sources::local("media")).unwrap();
+        assert_eq!(catalogue.search("y.p").await.unwrap().unwrap()[0].id, ImageId(1));
     }
 
     #[tokio::test]

@@ -177,6 +177,9 @@ async fn parts(config: &Config) -> Result<Vec<Finding>, CommandError> {
         findings.push(Finding::of("store.index", index));
     }
     findings.push(part("coordination", readiness.coordination));
+    if let Some(listen) = &config.page.listen {
+        findings.push(Finding::good("page", format!("for editors, on {listen}, behind its login")));
+    }
     for (name, found) in watermarks {
         findings.push(part(format!("watermark {name}"), found));
     }

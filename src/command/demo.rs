@@ -8,7 +8,7 @@ use clap::Args;
 use super::{CommandResult, runtime, serve, start_log};
 use crate::{
     access::{Link, Scheme, Subject, Verifier, fresh_secret},
-    config::{Config, ListenAddress, OffloadMode, SigningKeyConfig, SourceConfig},
+    config::{Config, ListenAddress, OffloadMode, Secret, SigningKeyConfig, SourceConfig},
     http::inherited::Inherited,
 };
 
@@ -40,6 +40,10 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     config.sources.insert("media".into(), SourceConfig::folder(media));
     config.store.root = folder.path.join("renditions");
     config.offload.mode = OffloadMode::Direct;
+    config.page.listen = Some(ListenAddress::Tcp(([127, 0, 0, 1], 0).into()));
+    let password = fresh_secret().map_err(|error| anyhow::anyhow!("the system has no randomness: {error}"))?;
+    let password: String = password.expose().chars().take(16).collect();
+    config.page.password = Some(Secret::new(password.clone()));
     let log = start_log(&config.log);
 
     let verifier = Verifier::new(&config)?;
@@ -50,10 +54,13 @@ pub fn run(arguments: &Arguments) -> CommandResult {
             verifier.sign(&verifier.table().routes()[0], Scheme::Native, &Link::new(&subject, spec))
         })
         .collect();
-    runtime()?.block_on(serve::serve(&config, None, Inherited::default(), &log, |address| {
+    runtime()?.block_on(serve::serve(&config, None, Inherited::default(), &log, |address, page| {
         println!("\nOpen one of these; the first look renders, the second finds it in the store:\n");
         for (spec, url) in SPECS.iter().zip(&urls) {
             println!("  {spec}\n    http://{address}{url}\n");
+        }
+        if let Some(page) = page {
+            println!("Or make one by hand, on the editors' page:\n\n    http://{page}/    password: {password}\n");
         }
         println!("Change anything in a URL and it is refused. Ctrl-C ends the demo.\n");
     }))

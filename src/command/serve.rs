@@ -18,12 +18,15 @@ use crate::{
     http::{
         answer, answer_ops,
         inherited::Inherited,
+        page::{self, PageMemory, answer_page},
         server::{Bounds, Listener},
     },
 };
 
 /// Connections of the operations listener: twice as many as it lets call at once.
 const OPS_CONNECTIONS: usize = 256;
+/// Connections of the editors' page: a browser has six.
+const PAGE_CONNECTIONS: usize = 256;
 
 /// Runs the service until SIGTERM or SIGINT; requests in flight are answered first.
 #[derive(Debug, Args)]
@@ -48,7 +51,7 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     for (key, says) in loaded.config.cautions() {
         tracing::warn!(key, says, "allowed, with caution");
     }
-    runtime()?.block_on(serve(&loaded.config, Some(&arguments.config), inherited, &log, |_| {}))
+    runtime()?.block_on(serve(&loaded.config, Some(&arguments.config), inherited, &log, |_, _| {}))
 }
 
 /// Keys live in this process: no core file has them, and no process but root's reads its memory, whoever runs it.
@@ -58,13 +61,13 @@ fn hide_memory() -> rustix::io::Result<()> {
 }
 
 /// Serves until a signal says to stop. `reload` is where SIGHUP finds the changed config, if there is a file at all;
-/// `announce` is told the public listener's address once it is bound.
+/// `announce` is told the addresses of the public listener and of the page, once they are bound.
 pub(super) async fn serve(
     config: &Config,
     reload: Option<&ConfigArgument>,
     mut inherited: Inherited,
     log: &Log,
-    announce: impl FnOnce(&str),
+    announce: impl FnOnce(&str, Option<&str>),
 ) -> CommandResult {
     // Handlers first: a signal during start must not end in the default action.
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
@@ -77,15 +80,21 @@ pub(super) async fn serve(
     app.metrics.count_dropped_lines(log.dropped.clone());
     let listener = Listener::bind(&config.server.listen, config.server.listen_mode, &mut inherited).await?;
     let ops = Listener::bind(&config.server.ops_listen, config.server.listen_mode, &mut inherited).await?;
+    let page = match &config.page.listen {
+        Some(address) => Some(Listener::bind(address, config.server.listen_mode, &mut inherited).await?),
+        None => None,
+    };
     for address in inherited.unused() {
-        tracing::warn!(address, "an inherited socket is neither server.listen nor server.ops_listen, and is not used");
+        let says = "an inherited socket is none of server.listen, server.ops_listen and page.listen, and is not used";
+        tracing::warn!(address, "{says}");
     }
     // Modes are the config's: were the umask to take bits, a service killed between making a folder and giving it its mode
     // would leave one that nginx cannot enter. Sockets, which are connected to at once, have theirs by now.
     rustix::process::umask(rustix::fs::Mode::empty());
-    announce(&listener.address());
     let sandbox = app.sandbox();
-    tracing::info!(listen = listener.address(), ops = ops.address(), %sandbox, "ready");
+    let page_address = page.as_ref().map(Listener::address);
+    announce(&listener.address(), page_address.as_deref());
+    tracing::info!(listen = listener.address(), ops = ops.address(), page = page_address, %sandbox, "ready");
     tokio::spawn(sweep(app.clone()));
     app.budget.start(config);
 
@@ -108,6 +117,14 @@ pub(super) async fn serve(
         let bounds = Bounds { max_connections: OPS_CONNECTIONS, drain: Duration::from_secs(1), ..bounds };
         tokio::spawn(ops.serve(bounds, stopping_ops, move |request| answer_ops(current.load_full(), request)))
     };
+
+    if let Some(page) = page {
+        let (current, memory) = (current.clone(), Arc::new(PageMemory::default()));
+        tokio::spawn(sample(current.clone(), memory.clone()));
+        let bounds = Bounds { max_connections: PAGE_CONNECTIONS, drain: Duration::from_secs(1), ..bounds };
+        let answer = move |request| answer_page(current.load_full(), memory.clone(), request);
+        tokio::spawn(page.serve(bounds, stop.subscribe(), answer));
+    }
 
     service_manager::ready();
     let watchdog = tokio::spawn(service_manager::keep_watchdog_quiet());
@@ -139,6 +156,15 @@ pub(super) async fn serve(
     watchdog.abort();
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Keeps the last minutes of the metrics for the page's status view.
+async fn sample(current: Arc<ArcSwap<App>>, memory: Arc<PageMemory>) {
+    let mut ticks = tokio::time::interval(page::INTERVAL);
+    loop {
+        ticks.tick().await;
+        memory.sample(&current.load());
+    }
 }
 
 /// SIGHUP: a good file is applied whole; a bad one changes nothing and says why.

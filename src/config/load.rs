@@ -10,8 +10,8 @@ use config::{Environment, File, FileFormat};
 use thiserror::Error;
 
 use super::{
-    AuthMode, CatalogueKind, Config, CoordinationConfig, CoordinationKind, Existence, OffloadMode, SourceConfig,
-    SourceKind, StoreKind, bucket::check_bucket,
+    AuthMode, CatalogueKind, Config, CoordinationConfig, CoordinationKind, Existence, ListenAddress, OffloadMode,
+    SourceConfig, SourceKind, StoreKind, bucket::check_bucket,
 };
 use crate::{
     model::ImageFormat,
@@ -140,6 +140,7 @@ impl Config {
         self.catalogue.url_file.as_mut().map(resolve);
         self.signing.secret_file.as_mut().map(resolve);
         self.ops.token_file.as_mut().map(resolve);
+        self.page.password_file.as_mut().map(resolve);
         self.signing.wagtail_key_files.iter_mut().for_each(resolve);
         self.signing.keys.iter_mut().filter_map(|key| key.secret_file.as_mut()).for_each(resolve);
         let jwt = &mut self.auth.jwt;
@@ -173,6 +174,7 @@ impl Config {
             ("store.gc_grace_seconds", self.store.gc_grace_seconds),
             ("coordination.lease_seconds", self.coordination.lease_seconds),
             ("coordination.timeout_seconds", self.coordination.timeout_seconds),
+            ("page.session_seconds", self.page.session_seconds),
             ("auth.jwt.jwks_refresh_seconds", self.auth.jwt.jwks_refresh_seconds),
             ("auth.forward.timeout_seconds", self.auth.forward.timeout_seconds),
             ("auth.forward.cache_seconds", self.auth.forward.cache_seconds),
@@ -210,6 +212,7 @@ impl Config {
         self.check_catalogue(&mut problem);
         self.check_coordination(&mut problem);
         self.check_headers(&mut problem);
+        self.check_page(&mut problem);
         self.check_auth(&mut problem);
         self.check_budget(&mut problem);
         for (name, source) in &self.sources {
@@ -496,6 +499,11 @@ impl Config {
                 "store.existence".to_owned(),
                 "\"check\" asks the object store once for every image that is served; \"remember\" spares nearly all of that",
             ));
+        }
+        let is_public = |address: &ListenAddress| matches!(address, ListenAddress::Tcp(at) if !at.ip().is_loopback());
+        if self.page.listen.as_ref().is_some_and(is_public) {
+            let says = "the page itself speaks no TLS: the password crosses the network as it is, unless a web server is in front";
+            cautions.push(("page.listen".to_owned(), says));
         }
         if self.auth.jwt.query {
             cautions.push((

@@ -4,6 +4,7 @@ mod auth;
 mod bucket;
 mod budget;
 mod load;
+mod page;
 mod remote;
 mod secret;
 mod values;
@@ -15,6 +16,7 @@ use serde::Deserialize;
 
 pub use auth::{AuthConfig, AuthMode, ForwardConfig, ForwardScope, JwtConfig, TokenAlgorithm, TokenKeyConfig};
 pub use load::{ConfigError, Loaded, load};
+pub use page::PageConfig;
 pub use remote::{CoordinationConfig, CoordinationKind, HttpSourceConfig, OriginalsConfig, S3Config};
 pub use secret::{Secret, read_secret_file};
 pub use values::{Bytes, ListenAddress, Mode, Share, Span};
@@ -55,6 +57,8 @@ pub struct Config {
     pub headers: HeadersConfig,
     /// `[ops]`
     pub ops: OpsConfig,
+    /// `[page]`
+    pub page: PageConfig,
     /// `[log]`
     pub log: LogConfig,
     /// `[watermarks.NAME]`: what `watermark-NAME` lays on top.
@@ -192,6 +196,9 @@ pub struct CatalogueConfig {
     /// Databases: the rows after an id, in the order of ids, in place of Wagtail's table: for whoever walks the catalogue
     /// (`warm --all`). One parameter, written as in `query`; the columns of `query` and `id`. A `LIMIT` bounds a page.
     pub list_query: Option<String>,
+    /// Databases, with a query of one's own: what the editors' page searches by. One parameter, a pattern for `LIKE` with `!` as
+    /// its escape; the columns are `id`, `title` where there is one, and those of `query`.
+    pub search_query: Option<String>,
     /// Databases: sessions held at once.
     pub max_connections: usize,
     /// `postgres`: a channel that tells of changed rows.
@@ -214,6 +221,7 @@ impl Default for CatalogueConfig {
             source: None,
             query: None,
             list_query: None,
+            search_query: None,
             max_connections: 4,
             listen: None,
             cache_seconds: 2.0,

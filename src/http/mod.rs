@@ -6,6 +6,7 @@ mod failure;
 mod handler;
 pub mod inherited;
 mod ops;
+pub mod page;
 mod request_id;
 pub mod server;
 mod verdict;

@@ -10,7 +10,9 @@ use std::{
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-use super::{Listing, OpenSource, Pending, Source, SourceError, Stat, walk::walk};
+use super::{
+    Folder, Listing, OpenSource, Pending, Source, SourceError, Stat, folder as folders, walk::walk,
+};
 use crate::model::MediaPath;
 
 /// A source in a folder.
@@ -49,6 +51,17 @@ impl FsSource {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         Ok(rustix::fs::openat2(root, path.as_str(), flags, Mode::empty(), resolve)?)
+    }
+
+    fn browse_now(&self, folder: Option<&MediaPath>, begins: &str) -> Result<Folder, SourceError> {
+        let list = || {
+            let root = rustix::fs::open(&self.root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+            let path = folder.map_or(".", MediaPath::as_str);
+            folders::read(&rustix::fs::openat2(root, path, flags, Mode::empty(), resolve)?, begins)
+        };
+        retried(list).map_err(|error| self.explain(&error))
     }
 
     /// Tells a file that is gone from a source that is: only the first may be answered 410.
@@ -112,6 +125,14 @@ impl Source for FsSource {
 
     fn list(&self) -> Option<Listing<'_>> {
         Some(walk(self.root.clone()))
+    }
+
+    fn browse<'a>(&'a self, folder: Option<&'a MediaPath>, begins: &'a str) -> Pending<'a, Option<Folder>> {
+        let (this, folder, begins) = (Self { root: self.root.clone() }, folder.cloned(), begins.to_owned());
+        Box::pin(async move {
+            let listed = tokio::task::spawn_blocking(move || this.browse_now(folder.as_ref(), &begins)).await;
+            listed.unwrap_or_else(|error| Err(SourceError::Unavailable(error.to_string()))).map(Some)
+        })
     }
 
     fn probe(&self) -> Pending<'_, String> {

@@ -1,6 +1,7 @@
 //! Where originals are: a version to compare, and bytes to decode.
 
 mod fs;
+mod folder;
 mod http;
 mod originals;
 mod remote;
@@ -12,6 +13,7 @@ use std::{fs::File, future::Future, pin::Pin};
 use futures_util::stream::BoxStream;
 use thiserror::Error;
 
+pub use folder::{Entry, Folder};
 pub use fs::FsSource;
 pub use http::HttpBackend;
 pub use originals::Originals;
@@ -109,6 +111,11 @@ pub trait Source: Send + Sync {
     /// All files, in no particular order, as they are met; `None` where nobody can tell which there are.
     fn list(&self) -> Option<Listing<'_>> {
         None
+    }
+
+    /// What is in a folder, by names that begin with a text; `None` where the source cannot tell. For the editors' page.
+    fn browse<'a>(&'a self, _folder: Option<&'a MediaPath>, _begins: &'a str) -> Pending<'a, Option<Folder>> {
+        Box::pin(std::future::ready(Ok(None)))
     }
 
     /// Asks whether the source is there, for `check` and readiness: a sentence about it.

@@ -6,7 +6,7 @@
 
 use std::{
     fs::File,
-    io,
+    io::{self, Read as _},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt as _,
@@ -19,6 +19,7 @@ use std::{
     time::SystemTime,
 };
 
+use bytes::Bytes;
 use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps},
     io::{Errno, retry_on_intr},
@@ -73,6 +74,15 @@ impl Inner {
         match uninterrupted(|| std::fs::symlink_metadata(&path)) {
             Ok(metadata) if metadata.is_file() && metadata.size() > 0 => Ok(Some(metadata.size())),
             Ok(_) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read(&self, path: &str, max_bytes: u64) -> io::Result<Option<Bytes>> {
+        let mut bytes = Vec::new();
+        match File::open(self.root.join(path)).and_then(|file| file.take(max_bytes + 1).read_to_end(&mut bytes)) {
+            Ok(read) => Ok((read as u64 <= max_bytes).then(|| bytes.into())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -436,6 +446,11 @@ impl Store for FsStore {
 
     fn find_now(&self, key: &RenditionKey) -> Option<u64> {
         self.inner.look(key).ok().flatten()
+    }
+
+    fn read<'a>(&'a self, stored: &'a StoredRendition, max_bytes: u64) -> Pending<'a, Option<Bytes>> {
+        let path = stored.path.clone();
+        blocking(&self.inner, move |inner| inner.read(&path, max_bytes).map_err(failed("read a rendition")))
     }
 
     fn draft<'a>(&'a self, key: &'a RenditionKey) -> Pending<'a, Box<dyn Draft>> {

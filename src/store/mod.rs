@@ -9,6 +9,7 @@ mod walk;
 
 use std::{fs::File, future::Future, io, pin::Pin, time::SystemTime};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -137,6 +138,10 @@ pub trait Store: Send + Sync {
     fn find_now(&self, _key: &RenditionKey) -> Option<u64> {
         None
     }
+
+    /// A rendition's bytes; `None` where it is gone, or longer than `max_bytes`. For the editors' page: the public's go through the
+    /// web server.
+    fn read<'a>(&'a self, stored: &'a StoredRendition, max_bytes: u64) -> Pending<'a, Option<Bytes>>;
 
     /// Begins a rendition.
     fn draft<'a>(&'a self, key: &'a RenditionKey) -> Pending<'a, Box<dyn Draft>>;

@@ -198,6 +198,16 @@ impl Store for S3Store {
         Box::pin(self.look(key))
     }
 
+    fn read<'a>(&'a self, stored: &'a StoredRendition, max_bytes: u64) -> Pending<'a, Option<Bytes>> {
+        Box::pin(async move {
+            if stored.bytes > max_bytes {
+                return Ok(None);
+            }
+            let read = self.bucket.read(&stored.path, max_bytes).await;
+            read.map_err(|error| failed("read a rendition", &error))
+        })
+    }
+
     fn draft<'a>(&'a self, key: &'a RenditionKey) -> Pending<'a, Box<dyn Draft>> {
         Box::pin(std::future::ready(self.begin(key)))
     }

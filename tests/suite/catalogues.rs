@@ -7,6 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sendimage::{
+    catalogue::{Catalogue, Manifest, MySql, Postgres, Sources, Sqlite},
+    config::{self, CatalogueKind},
+};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use crate::{
@@ -221,6 +225,14 @@ fn behaves(backend: &Backend) {
         assert_eq!(ask(&site, "1", "fill-20x40-c100").1, plain);
     }
 
+    // Editors find images by a part of their names, as it is written.
+    assert_eq!(search(&site, ""), [2, 1]);
+    assert_eq!(search(&site, "A.JPG"), [1]);
+    assert_eq!(search(&site, "ünï"), [2]);
+    for nothing in ["%", "_", "!", "'", "\\", "x' OR '1' = '1"] {
+        assert_eq!(search(&site, nothing), [0; 0], "{nothing}");
+    }
+
     // Rows are not trusted. A manifest with such a row is refused whole: what it said before stays.
     for (id, file) in [
         (11, "../secret.jpg"),
@@ -270,6 +282,23 @@ fn behaves(backend: &Backend) {
     };
     assert!(says.lines().any(|line| line.starts_with("ok") && line.contains(name)), "{says}");
     assert!(!says.contains(PASSWORD));
+}
+
+/// The ids that a search finds, newest first.
+fn search(site: &Site, text: &str) -> Vec<u64> {
+    let config = config::load(Some(&site.config())).unwrap().config;
+    let (section, sources) = (&config.catalogue, Sources::new(&config));
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let catalogue: Box<dyn Catalogue> = match section.kind {
+            CatalogueKind::Manifest => Box::new(Manifest::open(section.file.as_deref().unwrap(), sources).unwrap()),
+            CatalogueKind::Sqlite => Box::new(Sqlite::new(section, sources).unwrap()),
+            CatalogueKind::Postgres => Box::new(Postgres::new(section, sources).unwrap()),
+            CatalogueKind::Mysql => Box::new(MySql::new(section, sources).unwrap()),
+            CatalogueKind::None => unreachable!("each has one"),
+        };
+        let found = catalogue.search(text).await.unwrap().unwrap();
+        found.iter().map(|listed| listed.id.0).collect()
+    })
 }
 
 /// Rows whose files are whole URLs, in a source that has a list of what it takes.

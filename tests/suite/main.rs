@@ -36,6 +36,8 @@ mod offload;
 mod operations;
 mod ops;
 mod packages;
+mod page;
+mod page_browser;
 mod pictures;
 mod python;
 #[allow(dead_code, reason = "shared with tests/faults, which uses the rest")]
@@ -55,4 +57,5 @@ mod wagtail_site;
 mod warm;
 mod watch;
 mod web_server;
+mod webdriver;
 mod workers;

@@ -371,6 +371,11 @@ fn commented_keys_of_the_example_show_the_defaults() {
         "index",
         "token",
         "token_file",
+        "search_query",
+        "page.listen",
+        "page.public_url",
+        "password",
+        "password_file",
     ];
     let mut seen = 0;
     let mut section = "";
@@ -419,6 +424,7 @@ fn the_example_names_every_key() {
     let source = [
         include_str!("../../src/config/mod.rs"),
         include_str!("../../src/config/auth.rs"),
+        include_str!("../../src/config/page.rs"),
         include_str!("../../src/config/remote.rs"),
     ]
     .concat();
