@@ -395,7 +395,11 @@ impl Metrics {
             "Calls of the operations listener: done, refused, invalid, failed, left",
             metrics.ops_calls.clone(),
         );
-        registry.register("page_logins", "Logins of the editors' page: done, wrong, too_many, too_old", metrics.page_logins.clone());
+        registry.register(
+            "page_logins",
+            "Logins of the editors' page: done, wrong, too_many, too_old",
+            metrics.page_logins.clone(),
+        );
         registry.register("purged_files", "Renditions removed by purges", metrics.purged_files.clone());
         registry.register(
             "warmed",

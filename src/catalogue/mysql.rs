@@ -73,7 +73,11 @@ impl Dialect for MySqlServer {
         sqlx::query(AssertSqlSafe(query)).bind(after).fetch(connection).take(PAGE_ROWS).try_collect().await
     }
 
-    async fn search(connection: &mut MySqlConnection, query: &str, pattern: &str) -> Result<Vec<MySqlRow>, sqlx::Error> {
+    async fn search(
+        connection: &mut MySqlConnection,
+        query: &str,
+        pattern: &str,
+    ) -> Result<Vec<MySqlRow>, sqlx::Error> {
         sqlx::query(AssertSqlSafe(query)).bind(pattern).fetch(connection).take(MAX_MATCHES).try_collect().await
     }
 

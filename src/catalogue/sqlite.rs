@@ -65,7 +65,11 @@ impl Dialect for SqliteFile {
         sqlx::query(AssertSqlSafe(query)).bind(after).fetch(connection).take(PAGE_ROWS).try_collect().await
     }
 
-    async fn search(connection: &mut SqliteConnection, query: &str, pattern: &str) -> Result<Vec<SqliteRow>, sqlx::Error> {
+    async fn search(
+        connection: &mut SqliteConnection,
+        query: &str,
+        pattern: &str,
+    ) -> Result<Vec<SqliteRow>, sqlx::Error> {
         sqlx::query(AssertSqlSafe(query)).bind(pattern).fetch(connection).take(MAX_MATCHES).try_collect().await
     }
 

@@ -10,9 +10,7 @@ use std::{
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-use super::{
-    Folder, Listing, OpenSource, Pending, Source, SourceError, Stat, folder as folders, walk::walk,
-};
+use super::{Folder, Listing, OpenSource, Pending, Source, SourceError, Stat, folder as folders, walk::walk};
 use crate::model::MediaPath;
 
 /// A source in a folder.

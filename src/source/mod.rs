@@ -1,7 +1,7 @@
 //! Where originals are: a version to compare, and bytes to decode.
 
-mod fs;
 mod folder;
+mod fs;
 mod http;
 mod originals;
 mod remote;

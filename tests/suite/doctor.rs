@@ -25,7 +25,6 @@ const HEADERS: &str = "[headers]\naccess_control_allow_origin = \"https://app.ex
 struct Front {
     child: Child,
     port: u16,
-    folder: PathBuf,
 }
 
 impl Front {
@@ -58,7 +57,7 @@ impl Front {
             TcpStream::connect(("127.0.0.1", port)).is_ok()
         })
         .unwrap_or_else(|()| panic!("nginx: {}", said()));
-        Self { child, port, folder }
+        Self { child, port }
     }
 
     fn url(&self) -> String {
