@@ -1,6 +1,8 @@
 //! What the metrics are called, said by themselves: the README's table is printed from here.
 
-use super::{CallLabels, CauseLabel, ClassLabel, KeyLabel, KindLabel, Metrics, OutcomeLabel, RenderLabels, StageLabel};
+use super::{
+    CallLabels, CauseLabel, ClassLabel, KeyLabel, KindLabel, Metrics, OutcomeLabel, ReasonLabel, RenderLabels, StageLabel,
+};
 
 /// One metric, as an operator reads of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +57,8 @@ fn with_one_of_each() -> Metrics {
     drop(metrics.ops_calls.get_or_create(&CallLabels { call: word(), outcome: word() }));
     drop(metrics.warmed.get_or_create(&outcome()));
     drop(metrics.key_uses.get_or_create(&KeyLabel { key: word() }));
+    metrics.evicted(&word(), 0, 0);
+    drop(metrics.page_logins.get_or_create(&outcome()));
     metrics
 }
 
