@@ -20,7 +20,7 @@ use crate::{
     buckets::{self, Hands, ObjectServer},
     client::{Fields, native_url},
     database_servers::{self, Kind},
-    harness::{KEY, OPS_TOKEN, Response, SENDIMAGE, Site, parse, request, system_path, wait_for},
+    harness::{KEY, OPS_TOKEN, Response, SENDIMAGE, Site, ops_request, parse, request, system_path, wait_for},
     history::{colour_of, png},
     hosts::Network,
     report::Row,
@@ -152,11 +152,7 @@ impl Cluster {
     }
 
     fn ops(&self, gate: &str, method: &str, target: &str, body: &str) -> Option<Response> {
-        let headers = format!(
-            "Authorization: Bearer {OPS_TOKEN}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
-            body.len()
-        );
-        self.exchange(gate, OPS_PORT, &(request(method, target, &headers) + body))
+        self.exchange(gate, OPS_PORT, &ops_request(method, target, body))
     }
 
     fn get(&self, front: &str, target: &str) -> Option<Response> {
@@ -164,9 +160,7 @@ impl Cluster {
     }
 
     fn metric(&self, gate: &str, line: &str) -> f64 {
-        let text = self.ops(gate, "GET", "/metrics", "").map(|response| response.text()).unwrap_or_default();
-        let value = text.lines().find_map(|candidate| candidate.strip_prefix(line)?.strip_prefix(' '));
-        value.map_or(0.0, |value| value.parse().unwrap())
+        self.ops(gate, "GET", "/metrics", "").map_or(0.0, |response| response.metric(line))
     }
 
     fn rendered_by(&self, gate: &str) -> f64 {

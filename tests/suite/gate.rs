@@ -11,7 +11,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{OPS_TOKEN, Response, SENDIMAGE, Site, free_port, parse, request, wait_for};
+use crate::harness::{Response, SENDIMAGE, Site, free_port, ops_request, parse, request, wait_for};
 
 /// Longer than any answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -62,18 +62,12 @@ impl Gate {
     }
 
     pub fn ops(&self, method: &str, target: &str, body: &str) -> Option<Response> {
-        let headers = format!(
-            "Authorization: Bearer {OPS_TOKEN}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
-            body.len()
-        );
         let stream = TcpStream::connect(self.ops).ok()?;
-        Some(ask(stream, &(request(method, target, &headers) + body)))
+        Some(ask(stream, &ops_request(method, target, body)))
     }
 
     pub fn metric(&self, line: &str) -> f64 {
-        let text = self.ops("GET", "/metrics", "").map(|response| response.text()).unwrap_or_default();
-        let value = text.lines().find_map(|candidate| candidate.strip_prefix(line)?.strip_prefix(' '));
-        value.map_or(0.0, |value| value.parse().unwrap())
+        self.ops("GET", "/metrics", "").map_or(0.0, |response| response.metric(line))
     }
 
     pub fn rendered(&self, format: &str) -> f64 {

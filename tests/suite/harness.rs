@@ -311,12 +311,8 @@ impl Site {
 
     /// A call to the operations listener, with the token.
     pub fn call(&self, path: &str, body: &str) -> Response {
-        let headers = format!(
-            "Authorization: Bearer {OPS_TOKEN}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
-            body.len()
-        );
         let stream = TcpStream::connect(self.ops).unwrap();
-        exchange(stream, (request("POST", path, &headers) + body).as_bytes())
+        exchange(stream, ops_request("POST", path, body).as_bytes())
     }
 
     /// The JSON that such a call answers.
@@ -328,10 +324,7 @@ impl Site {
 
     /// The value of a metric's line.
     pub fn metric(&self, line: &str) -> f64 {
-        let text = self.ops("/metrics").unwrap().text();
-        text.lines()
-            .find_map(|candidate| candidate.strip_prefix(line)?.strip_prefix(' '))
-            .map_or(0.0, |value| value.parse().unwrap())
+        self.ops("/metrics").unwrap().metric(line)
     }
 
     /// Stored renditions, by path below the store's root.
@@ -405,10 +398,26 @@ impl Response {
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
+
+    /// The value of a metric's line, in an answer that is a list of them; 0 where it is not there.
+    pub fn metric(&self, line: &str) -> f64 {
+        let text = self.text();
+        let value = text.lines().find_map(|candidate| candidate.strip_prefix(line)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().unwrap())
+    }
 }
 
 pub fn request(method: &str, target: &str, headers: &str) -> String {
     format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n")
+}
+
+/// A call to an operations listener, with the token.
+pub fn ops_request(method: &str, target: &str, body: &str) -> String {
+    let headers = format!(
+        "Authorization: Bearer {OPS_TOKEN}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
+        body.len()
+    );
+    request(method, target, &headers) + body
 }
 
 /// Sends bytes and reads one answer.

@@ -30,6 +30,8 @@ mod operations;
 mod ops;
 mod pictures;
 mod python;
+#[allow(dead_code, reason = "shared with tests/faults, which uses the rest")]
+mod redis_server;
 mod render_cost;
 mod renders;
 mod renditions;
