@@ -13,7 +13,7 @@ mod http;
 pub mod s3;
 mod tls;
 
-pub use breaker::{Breaker, Leave, Open};
+pub use breaker::{Breaker, Leave, Open, Turned};
 pub use connect::{ConnectError, Resolve, SystemResolver};
 pub use guard::{Forbidden, Guard};
 pub use guarded::{AskError, GuardedClient};

@@ -2,6 +2,9 @@
 //!
 //! An answer that is no success becomes an error here already, of its status and the store's own word for it (`NoSuchKey`). The
 //! rest of such a body is thrown away: stores send back what was signed, and an error of ours may end in a log.
+//!
+//! A store that does not answer is left alone: a [`Breaker`] for each bucket counts attempts. Whatever has a head is an answer,
+//! but 503 and 429, by which a store asks for patience. A 500 may be about one object, and says nothing about the next.
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -26,7 +29,10 @@ use object_store::{
 };
 use thiserror::Error;
 
-use super::super::http::{RemoteError, connector, deepest};
+use super::super::{
+    Breaker, Open, Turned,
+    http::{RemoteError, connector, deepest},
+};
 
 /// An idle connection is kept for so long.
 const IDLE: Duration = Duration::from_secs(20);
@@ -34,6 +40,14 @@ const IDLE: Duration = Duration::from_secs(20);
 const MAX_IDLE: usize = 32;
 /// Longest error document read.
 const MAX_ERROR_BYTES: usize = 16 << 10;
+
+/// So many failed attempts in a row, and none that succeeded for so long, and the store is left alone for so long. The three
+/// attempts of one call at a store that refuses connections are over sooner: one that starts again is not left alone for it.
+const MOST_FAILURES: u32 = 3;
+const SPREAD: Duration = Duration::from_secs(1);
+const REST: Duration = Duration::from_millis(250);
+/// The attempt that finds out whether the store is back takes no longer than this: while it is under way, the others are refused.
+const TRIAL: Duration = Duration::from_millis(1500);
 
 /// An answer that is no success.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -54,12 +68,18 @@ pub(super) enum NoAnswer {
     /// No connection, or one that broke.
     #[error("{0}")]
     Broken(String),
+    /// Not asked.
+    #[error("it failed again and again, and is left alone for a moment")]
+    LeftAlone,
 }
 
 /// A pool of connections to one store.
 #[derive(Clone)]
 pub(super) struct Client {
     pool: PooledClient<HttpsConnector<TcpConnector>, HttpRequestBody>,
+    breaker: Arc<Breaker>,
+    /// The bucket, for the log.
+    name: Arc<str>,
     /// Longest time for one attempt, up to the answer's head.
     attempt: Duration,
 }
@@ -71,24 +91,43 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// A client for a store that is asked by https or http.
+    /// A client for a bucket in a store that is asked by https or http.
     ///
     /// # Errors
     /// [`RemoteError::Certificates`] for https on a system that trusts nobody.
-    pub fn new(is_https: bool, attempt: Duration) -> Result<Self, RemoteError> {
+    pub fn new(name: &str, is_https: bool, attempt: Duration) -> Result<Self, RemoteError> {
         let pool = PooledClient::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(MAX_IDLE)
             .build(connector(is_https, attempt)?);
-        Ok(Self { pool, attempt })
+        Ok(Self { pool, breaker: Breaker::spread(MOST_FAILURES, SPREAD, REST), name: name.into(), attempt })
     }
 
-    async fn send(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
+    /// One attempt, if the store is not left alone just now.
+    async fn send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        // Of this kind no other attempt is made.
+        let leave = self.breaker.enter();
+        let leave = leave.map_err(|Open| HttpError::new(HttpErrorKind::Unknown, NoAnswer::LeftAlone))?;
+        let limit = if leave.is_trial() { self.attempt.min(TRIAL) } else { self.attempt };
+        let answer = self.ask(request, limit).await;
+        let turned = if answer.as_ref().is_err_and(is_away) { leave.failed() } else { leave.succeeded() };
+        match (turned, &answer) {
+            (Turned::Off, Err(error)) => {
+                let reason = deepest(error);
+                tracing::warn!(bucket = &*self.name, %reason, "the object store is left alone, and tried now and then");
+            }
+            (Turned::On, _) => tracing::info!(bucket = &*self.name, "the object store answers again"),
+            _ => {}
+        }
+        answer
+    }
+
+    async fn ask(&self, mut request: HttpRequest, limit: Duration) -> Result<HttpResponse, HttpError> {
         let agent = HeaderValue::from_static(concat!("sendimage/", env!("CARGO_PKG_VERSION")));
         request.headers_mut().insert(USER_AGENT, agent);
-        let late = NoAnswer::TimedOut(self.attempt);
-        let response = tokio::time::timeout(self.attempt, self.pool.request(request)).await;
+        let late = NoAnswer::TimedOut(limit);
+        let response = tokio::time::timeout(limit, self.pool.request(request)).await;
         let response = response.map_err(|_| HttpError::new(HttpErrorKind::Timeout, late))?.map_err(no_answer)?;
         if !response.status().is_success() {
             return Err(refused(response).await);
@@ -97,6 +136,16 @@ impl Client {
         let broken =
             |error: hyper::Error| HttpError::new(HttpErrorKind::Interrupted, NoAnswer::Broken(error.to_string()));
         Ok(Response::from_parts(head, HttpResponseBody::new(body.map_err(broken))))
+    }
+}
+
+/// Whether nobody answered, or the store asked to be left alone.
+fn is_away(error: &HttpError) -> bool {
+    match std::error::Error::source(error).and_then(|source| source.downcast_ref::<Refused>()) {
+        Some(Refused { status, .. }) => {
+            matches!(*status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
+        }
+        None => true,
     }
 }
 

@@ -133,7 +133,7 @@ impl Bucket {
             error,
         })?;
         let timeout = Duration::from_secs_f64(config.timeout_seconds);
-        let client = Client::new(config.is_https(), timeout.mul_f64(ATTEMPT_SHARE))?;
+        let client = Client::new(&config.bucket, config.is_https(), timeout.mul_f64(ATTEMPT_SHARE))?;
         let connector = Connector(Arc::new(client));
         let retry = RetryConfig {
             backoff: BackoffConfig { init_backoff: PAUSES.0, max_backoff: PAUSES.1, base: 2.0 },
