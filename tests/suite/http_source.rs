@@ -3,7 +3,6 @@
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
-    process::{Child, Command},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
@@ -14,6 +13,7 @@ use std::{
 use crate::{
     harness::{Response, Site, free_port, wait_for},
     stub::{Asked, Stub, answer},
+    web_server::WebServer,
 };
 
 fn photo() -> Vec<u8> {
@@ -333,64 +333,11 @@ fn a_slow_body_has_another_chance_and_a_rate() {
     assert_eq!(stub.count("/always.jpg"), 2);
 }
 
-/// A real nginx that serves a folder.
-struct Nginx {
-    child: Child,
-    port: u16,
-    folder: tempfile::TempDir,
-}
-
-impl Nginx {
-    fn start() -> Self {
-        use std::os::unix::fs::PermissionsExt as _;
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        std::fs::create_dir(folder.path().join("files")).unwrap();
-        let (port, dir) = (free_port(), folder.path().display().to_string());
-        let conf = format!(
-            "worker_processes 1; pid {dir}/pid; error_log {dir}/error.log; events {{}}\n\
-             http {{ log_format l '$status $request_uri'; access_log {dir}/access.log l; types {{ image/jpeg jpg; text/html html; }}\n\
-             client_body_temp_path {dir}/t1; proxy_temp_path {dir}/t2; fastcgi_temp_path {dir}/t3; uwsgi_temp_path {dir}/t4;\n\
-             scgi_temp_path {dir}/t5; server {{ listen 127.0.0.1:{port}; gzip on; gzip_types *; root {dir}/files; }} }}\n"
-        );
-        std::fs::write(folder.path().join("nginx.conf"), conf).unwrap();
-        let child = Command::new("nginx")
-            .env("PATH", crate::harness::system_path())
-            .args(["-g", "daemon off;", "-e", "stderr", "-c"])
-            .arg(folder.path().join("nginx.conf"))
-            .spawn()
-            .expect("nginx is installed (tests/run does it)");
-        wait_for(Duration::from_secs(10), || TcpStream::connect(("127.0.0.1", port)).is_ok()).expect("nginx is up");
-        Self { child, port, folder }
-    }
-
-    fn put(&self, vector: &str, name: &str) {
-        let path = self.folder.path().join("files").join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        let draft = path.with_extension("draft");
-        std::fs::copy(crate::vectors::folder().join("images").join(vector), &draft).unwrap();
-        std::fs::rename(draft, path).unwrap();
-    }
-
-    fn log(&self) -> Vec<String> {
-        let text = std::fs::read_to_string(self.folder.path().join("access.log")).unwrap_or_default();
-        text.lines().map(str::to_owned).collect()
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_raw(self.child.id() as i32).unwrap();
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let _ = self.child.wait();
-    }
-}
-
 #[test]
 fn a_real_site_is_asked_once_then_whether_anything_changed() {
-    let nginx = Nginx::start();
-    nginx.put("photo_land.jpg", "2024/ä b+c.jpg");
-    let site = Site::new(&config(&format!("http://127.0.0.1:{}/", nginx.port), "fresh_seconds = 0.5\n")).serve();
+    let nginx = WebServer::start();
+    nginx.put(&photo(), "2024/ä b+c.jpg");
+    let site = Site::new(&config(&format!("http://127.0.0.1:{}/", nginx.port), "fresh_seconds = 2\n")).serve();
     let url = site.sign(&["web/2024/ä b+c.jpg", "width-40"]);
     let first = site.gate("GET", &url, "");
     assert_eq!(first.status, 200, "{}", site.log());
@@ -401,24 +348,17 @@ fn a_real_site_is_asked_once_then_whether_anything_changed() {
     assert_eq!(nginx.log(), [format!("200 {TARGET}")], "one request brought the version and the bytes");
     assert_eq!(site.metric("sendimage_requests_total{outcome=\"hit\"}"), 20.0);
 
-    std::thread::sleep(Duration::from_millis(600));
+    std::thread::sleep(Duration::from_millis(2100));
     assert_eq!(site.gate("GET", &url, "").header("x-accel-redirect"), first.header("x-accel-redirect"));
     assert_eq!(nginx.log()[1..], [format!("304 {TARGET}")]);
 
-    nginx.put("photo_port.jpg", "2024/ä b+c.jpg");
-    std::thread::sleep(Duration::from_millis(600));
-    let second = site.gate("GET", &url, "");
-    assert_eq!(second.status, 200);
-    assert_ne!(second.header("x-accel-redirect"), first.header("x-accel-redirect"));
+    let other = std::fs::read(crate::vectors::folder().join("images/photo_port.jpg")).unwrap();
+    nginx.put(&other, "2024/ä b+c.jpg");
+    std::thread::sleep(Duration::from_millis(2100));
+    assert_ne!(site.gate("GET", &url, "").header("x-accel-redirect"), first.header("x-accel-redirect"));
     assert_eq!(nginx.log()[2..], [format!("200 {TARGET}")]);
 
-    // Gone: what was rendered of it stays, as for a folder's files; by a path, what was not is 404.
-    std::fs::remove_file(nginx.folder.path().join("files/2024/ä b+c.jpg")).unwrap();
-    std::thread::sleep(Duration::from_millis(600));
-    assert_eq!(site.gate("GET", &url, "").header("x-accel-redirect"), second.header("x-accel-redirect"));
-    assert_eq!(site.gate("GET", &site.sign(&["web/2024/ä b+c.jpg", "width-50"]), "").status, 404);
-
-    std::fs::write(nginx.folder.path().join("files/page.html"), "<html>").unwrap();
+    nginx.put(b"<html>", "page.html");
     assert_eq!(get(&site, "page.html").status, 422);
     let ready = site.ops("/health/ready").unwrap().text();
     assert!(ready.contains("can be connected to"), "{ready}");

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod animations;
+mod backends;
 mod browser;
 #[allow(dead_code, reason = "shared with tests/faults, which uses the rest")]
 mod buckets;
@@ -43,4 +44,5 @@ mod tokens;
 mod vectors;
 mod verdicts;
 mod wagtail_site;
+mod web_server;
 mod workers;
