@@ -40,6 +40,9 @@ mod mounts;
 mod mutants;
 mod names;
 mod power;
+#[allow(dead_code, reason = "shared with the suite, which uses the rest")]
+#[path = "../suite/redis_server.rs"]
+mod redis_server;
 mod remembered;
 mod remote;
 mod renders;
