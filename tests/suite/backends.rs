@@ -215,7 +215,7 @@ impl Pair {
         let bucket = |name: &str, more: &str| {
             let server = server.as_ref().unwrap();
             let relay = Relay::to(server);
-            let section = lines(relay.port, name, &format!("timeout_seconds = 2\n{more}"));
+            let section = lines(relay.port, name, more);
             (Hands::new(server.port, name), relay, section)
         };
         let (originals, manners, source_section) = match source {
@@ -450,7 +450,11 @@ fn replaced_while_read(pair: &mut Pair) {
         let (pair, is_over) = (&*pair, &is_over);
         let asking = scope.spawn(move || {
             let mut seen = Vec::new();
-            for url in urls.iter().cycle().take_while(|_| !is_over.load(Relaxed)) {
+            for url in urls.iter().cycle() {
+                // On a slow machine each may have been replaced under every ask: the last one stays.
+                if is_over.load(Relaxed) && !seen.is_empty() {
+                    break;
+                }
                 let answer = pair.get(url);
                 match answer.status {
                     200 => {
@@ -473,7 +477,7 @@ fn replaced_while_read(pair: &mut Pair) {
         is_over.store(true, Relaxed);
         asking.join().unwrap()
     });
-    assert!(!seen.is_empty() && seen.is_sorted(), "{}: {seen:?}", pair.name);
+    assert!(seen.is_sorted(), "{}: {seen:?}", pair.name);
     pair.settle();
     let last = Pixels::decode(&pair.body(&pair.sign("busy.bmp", "width-20|format-png")));
     assert_eq!(last.rgba[0], 10 * (VERSIONS - 1), "{}", pair.name);
