@@ -1,8 +1,6 @@
 //! What the metrics are called, said by themselves: the README's table is printed from here.
 
-use super::{
-    CallLabels, CauseLabel, ClassLabel, KeyLabel, KindLabel, Metrics, OutcomeLabel, ReasonLabel, RenderLabels, StageLabel,
-};
+use super::{CallLabels, CauseLabel, ClassLabel, KeyLabel, KindLabel, Metrics, OutcomeLabel, RenderLabels, StageLabel};
 
 /// One metric, as an operator reads of it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -96,8 +96,9 @@ fn a_small_disk_under_load() {
     let mut sentences = Vec::new();
     let through_nginx = |site: &Site, url: &str| site.nginx("GET", url, "").status;
     let at_the_gate = |site: &Site, url: &str| site.gate("GET", url, "").status;
-    let ways: [(&str, bool, fn(&Site, &str) -> u16); 2] =
-        [("min_free = \"30%\"\n", true, through_nginx), ("max_files = 1000000\n", false, at_the_gate)];
+    // A bound, whether it keeps the disk from being full, and who is asked.
+    type Way = (&'static str, bool, fn(&Site, &str) -> u16);
+    let ways: [Way; 2] = [("min_free = \"30%\"\n", true, through_nginx), ("max_files = 1000000\n", false, at_the_gate)];
     for (bound, is_kept_free, ask) in ways {
         let (site, _mount) = match site(bound, "size=5m") {
             Ok(site) => site,

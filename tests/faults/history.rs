@@ -53,7 +53,7 @@ const REMOTE: Promise = Promise { staleness: FRESH, heard: Duration::from_secs(1
 /// Where originals are put in place.
 enum Media {
     Folder(PathBuf),
-    Bucket(Hands),
+    Bucket(Box<Hands>),
 }
 
 impl Media {
@@ -274,7 +274,7 @@ fn every_answer_of_a_remote_source_was_current_enough() {
     ));
     // The source that every site of the tests has is not taken for a file system that is not mounted.
     site.add("photo_land.jpg", "here.jpg");
-    let media = Media::Bucket(Hands::new(server.port, "originals"));
+    let media = Media::Bucket(Box::new(Hands::new(server.port, "originals")));
     row.passed(&recorded(&site, &media, "far", REMOTE));
 }
 
