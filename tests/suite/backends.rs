@@ -50,7 +50,7 @@ const GARAGE: StoreManners = StoreManners { lease: "alone", ..OBJECTS };
 enum Originals {
     Folder(PathBuf),
     Web(WebServer),
-    Bucket(Hands, Relay),
+    Bucket(Box<Hands>, Relay),
 }
 
 impl Originals {
@@ -100,7 +100,7 @@ impl Originals {
 /// Where renditions are looked for by hand.
 enum Renditions {
     Folder(PathBuf),
-    Bucket(Hands, Relay),
+    Bucket(Box<Hands>, Relay),
 }
 
 impl Renditions {
@@ -216,7 +216,7 @@ impl Pair {
             let server = server.as_ref().unwrap();
             let relay = Relay::to(server);
             let section = lines(relay.port, name, more);
-            (Hands::new(server.port, name), relay, section)
+            (Box::new(Hands::new(server.port, name)), relay, section)
         };
         let (originals, manners, source_section) = match source {
             "folder" => {
