@@ -63,9 +63,6 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     let config = &loaded.config;
     start_log(&config.log);
     let mut findings = vec![Finding::good("config", origin(loaded.file.as_deref()))];
-    for (key, says) in config.without_effect() {
-        findings.push(Finding::good(key, format!("no effect: {says}")));
-    }
     for (key, says) in config.cautions() {
         findings.push(Finding::good(key, format!("allowed, with caution: {says}")));
     }

@@ -45,9 +45,6 @@ pub fn run(arguments: &Arguments) -> CommandResult {
         tracing::warn!(%error, "a core file of this process, or another process of its user, might show its keys");
     }
     tracing::info!(config = origin(loaded.file.as_deref()), version = env!("CARGO_PKG_VERSION"), "starting");
-    for (key, says) in loaded.config.without_effect() {
-        tracing::warn!(key, says, "a config key without effect");
-    }
     for (key, says) in loaded.config.cautions() {
         tracing::warn!(key, says, "allowed, with caution");
     }

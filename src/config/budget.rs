@@ -5,24 +5,32 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Config, Existence, OffloadMode, StoreKind};
+use super::{Config, Existence, OffloadMode, StoreConfig, StoreKind};
 use crate::spec::FilterSpec;
 
 /// The index's name in the store's root: it begins with a dot, as nothing does that a web server is ever sent to.
 const INDEX: &str = ".sendimage-index.sqlite3";
 /// Its name in a folder of the service's own.
 const INDEX_IN_STATE: &str = "store-index.sqlite3";
-/// For how long nginx serves a file that it has open, in the config that we print.
-const OPEN_FILES_SECONDS: f64 = 1.0;
+/// For how long nginx, in the config that we print, serves a file that it has open without looking for it.
+pub const OPEN_FILE_SECONDS: u64 = 1;
+/// For how long it holds one open that nobody asks for: the file's room on the disk is not free before that.
+pub const IDLE_FILE_SECONDS: u64 = 60;
+
+impl StoreConfig {
+    /// Whether anything bounds what is kept.
+    pub fn is_bounded(&self) -> bool {
+        let of_totals = self.max_bytes.is_some() || self.max_files.is_some() || self.max_idle.0 > 0;
+        of_totals || !self.min_free.is_zero() || !self.min_free_inodes.is_zero()
+    }
+}
 
 impl Config {
     /// The file of the store's index; `None` where the store keeps none: a bucket, and a folder that has no bounds and whose config
     /// names no index. `state` is systemd's `STATE_DIRECTORY`: folders, by colons.
     pub fn index_file(&self, state: Option<&Path>) -> Option<PathBuf> {
         let store = &self.store;
-        let of_totals = store.max_bytes.is_some() || store.max_files.is_some() || store.max_idle.0 > 0;
-        let is_bounded = of_totals || !store.min_free.is_zero() || !store.min_free_inodes.is_zero();
-        if store.kind != StoreKind::Fs || !(is_bounded || store.index.is_some()) {
+        if store.kind != StoreKind::Fs || !(store.is_bounded() || store.index.is_some()) {
             return None;
         }
         let first = |folders: &Path| folders.to_string_lossy().split(':').next().map(PathBuf::from);
@@ -53,6 +61,17 @@ impl Config {
         by_spec.collect()
     }
 
+    /// For how long nginx, set up as `proxy-conf` says, may go on sending a file that was removed: it holds what it has opened.
+    pub fn held_open_seconds(&self) -> u64 {
+        let of = |mode| match mode {
+            OffloadMode::Accel if self.store.kind == StoreKind::Fs => OPEN_FILE_SECONDS,
+            OffloadMode::AuthRequest => self.offload.verdict_cache_seconds.max(OPEN_FILE_SECONDS),
+            OffloadMode::Accel | OffloadMode::Sendfile | OffloadMode::Redirect | OffloadMode::Direct => 0,
+        };
+        let routes = self.effective_routes();
+        routes.values().map(|route| of(route.offload.unwrap_or(self.offload.mode))).max().unwrap_or(0)
+    }
+
     pub(super) fn check_budget(&self, problem: &mut impl FnMut(&str, String)) {
         let store = &self.store;
         if store.kind == StoreKind::S3 {
@@ -81,15 +100,8 @@ impl Config {
         for set in store.pinned.iter().filter(|set| !self.preset_sets.contains_key(*set)) {
             problem("store.pinned", format!("there is no set {set:?} under [preset_sets]"));
         }
-        let keeps_verdicts = self
-            .effective_routes()
-            .values()
-            .any(|route| route.offload.unwrap_or(self.offload.mode) == OffloadMode::AuthRequest);
-        let open = match keeps_verdicts {
-            true => OPEN_FILES_SECONDS.max(self.offload.verdict_cache_seconds as f64),
-            false => OPEN_FILES_SECONDS,
-        };
-        if store.eviction_grace_seconds <= open {
+        let open = self.held_open_seconds().max(OPEN_FILE_SECONDS);
+        if store.eviction_grace_seconds <= open as f64 {
             let says = format!("must be longer than nginx serves what it has open, which is {open} s");
             problem("store.eviction_grace_seconds", says);
         }

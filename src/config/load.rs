@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::{
     AuthMode, CatalogueKind, Config, CoordinationConfig, CoordinationKind, Existence, ListenAddress, OffloadMode,
-    SourceConfig, SourceKind, StoreKind, bucket::check_bucket,
+    SourceConfig, SourceKind, StoreKind, bucket::check_bucket, budget::IDLE_FILE_SECONDS,
 };
 use crate::{
     model::ImageFormat,
@@ -480,12 +480,6 @@ impl Config {
         }
     }
 
-    /// Keys that are understood but have no effect in this version: key and sentence. An operator who relies on one must
-    /// hear of it.
-    pub fn without_effect(&self) -> Vec<(&'static str, &'static str)> {
-        Vec::new()
-    }
-
     /// What is allowed, and weaker than it may look: key and sentence. An operator must not forget it.
     pub fn cautions(&self) -> Vec<(String, &'static str)> {
         let mut cautions = Vec::new();
@@ -498,6 +492,13 @@ impl Config {
             cautions.push((
                 "store.existence".to_owned(),
                 "\"check\" asks the object store once for every image that is served; \"remember\" spares nearly all of that",
+            ));
+        }
+        if self.store.is_bounded() && self.store.eviction_grace_seconds < IDLE_FILE_SECONDS as f64 {
+            cautions.push((
+                "store.eviction_grace_seconds".to_owned(),
+                "nginx holds a file open for a minute after its last use, and its room on the disk with it: less than that, and \
+                 a full disk may stay full",
             ));
         }
         let is_public = |address: &ListenAddress| matches!(address, ListenAddress::Tcp(at) if !at.ip().is_loopback());

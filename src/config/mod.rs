@@ -15,6 +15,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use serde::Deserialize;
 
 pub use auth::{AuthConfig, AuthMode, ForwardConfig, ForwardScope, JwtConfig, TokenAlgorithm, TokenKeyConfig};
+pub use budget::{IDLE_FILE_SECONDS, OPEN_FILE_SECONDS};
 pub use load::{ConfigError, Loaded, load};
 pub use page::PageConfig;
 pub use remote::{CoordinationConfig, CoordinationKind, HttpSourceConfig, OriginalsConfig, S3Config};
@@ -367,19 +368,6 @@ impl Default for StoreConfig {
             pinned: Vec::new(),
             index: None,
         }
-    }
-}
-
-impl Config {
-    /// For how long nginx, set up as `proxy-conf` says, may go on sending a file that was removed: it holds what it has opened.
-    pub fn held_open_seconds(&self) -> u64 {
-        let of = |mode| match mode {
-            OffloadMode::Accel if self.store.kind == StoreKind::Fs => 1,
-            OffloadMode::AuthRequest => self.offload.verdict_cache_seconds.max(1),
-            OffloadMode::Accel | OffloadMode::Sendfile | OffloadMode::Redirect | OffloadMode::Direct => 0,
-        };
-        let routes = self.effective_routes();
-        routes.values().map(|route| of(route.offload.unwrap_or(self.offload.mode))).max().unwrap_or(0)
     }
 }
 

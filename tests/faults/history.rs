@@ -113,6 +113,8 @@ struct History {
     failed: Mutex<HashMap<u16, usize>>,
     unanswered: AtomicUsize,
     kills: AtomicUsize,
+    /// Runs of `gc`, and the renditions that they have removed.
+    collections: (AtomicUsize, AtomicUsize),
     operations: AtomicUsize,
 }
 
@@ -160,6 +162,7 @@ impl History {
             failed: Mutex::default(),
             unanswered: AtomicUsize::new(0),
             kills: AtomicUsize::new(0),
+            collections: Default::default(),
             operations: AtomicUsize::new(0),
         };
         (0..IMAGES).for_each(|image| history.replace(media, image));
@@ -213,6 +216,16 @@ impl History {
         }
     }
 
+    /// Removes what is out of date, beside everything else: without grace, so that it meets what has just been asked for.
+    fn collect(&self, site: &Site) {
+        let output = site.run(&["gc", "--force", "--json"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let removed = said["removed"]["old_generation"]["files"].as_u64().unwrap_or_default();
+        self.collections.0.fetch_add(1, SeqCst);
+        self.collections.1.fetch_add(removed as usize, SeqCst);
+    }
+
     /// What contradicts what was promised: an answer must have been current at some moment from `staleness` before it was asked
     /// for until it was given, and not have been replaced already when a purge ended of which the gate had heard before the ask.
     fn contradictions(&self, Promise { staleness, heard }: Promise) -> Vec<String> {
@@ -248,7 +261,9 @@ impl History {
 #[test]
 fn every_answer_was_current() {
     let row = Row::begin("history of two gates", "F14 F21 F37");
-    let site = Site::new(&format!("[offload]\nmode = \"direct\"\n[ops]\ntoken = \"{OPS_TOKEN}\"\n"));
+    let site = Site::new(&format!(
+        "[store]\ngc_grace_seconds = 0\n[offload]\nmode = \"direct\"\n[ops]\ntoken = \"{OPS_TOKEN}\"\n"
+    ));
     let media = Media::Folder(site.path("media"));
     row.passed(&recorded(&site, &media, "media", LOCAL));
 }
@@ -265,7 +280,7 @@ fn every_answer_of_a_remote_source_was_current_enough() {
     let server = ObjectServer::start("s3s-fs", folder.path(), &["originals", "renditions"]);
     let fresh = format!("fresh_seconds = {}\nstale_seconds = 0\n", FRESH.as_secs_f64());
     let site = Site::new(&format!(
-        "[store]\nkind = \"s3\"\n[store.s3]\n{}[sources.far]\nkind = \"s3\"\n[sources.far.s3]\n{}\
+        "[store]\nkind = \"s3\"\ngc_grace_seconds = 0\n[store.s3]\n{}[sources.far]\nkind = \"s3\"\n[sources.far.s3]\n{}\
          [coordination]\nkind = \"redis\"\nurl = \"{}\"\nlease_seconds = 2\n[offload]\nmode = \"redirect\"\n\
          [ops]\ntoken = \"{OPS_TOKEN}\"\n",
         buckets::lines(server.port, "renditions", ""),
@@ -300,6 +315,7 @@ fn recorded(site: &Site, media: &Media, source: &str, promise: Promise) -> Strin
                     match random.u32(..100) {
                         0..12 => history.replace(media, random.usize(..IMAGES)),
                         12..18 => history.purge(gates, source, &mut random),
+                        18 => history.collect(site),
                         _ => history.get(gates, targets, &mut random),
                     }
                 }
@@ -335,9 +351,11 @@ fn recorded(site: &Site, media: &Media, source: &str, promise: Promise) -> Strin
     assert!(failed.keys().all(|status| *status == 503), "{failed:?}\n{}", complaints());
     let (seen, purges) = (history.seen.lock().unwrap().len(), history.purges.lock().unwrap().len());
     let versions: usize = history.images.iter().map(|image| image.versions.read().unwrap().len()).sum();
+    let (collections, collected) = (history.collections.0.load(SeqCst), history.collections.1.load(SeqCst));
     assert!(seen > operations / 4 && purges > 0 && history.kills.load(SeqCst) > 0, "{seen} {purges}");
+    assert!(collected > 0, "{collections} runs of gc have removed nothing");
     format!(
-        "{operations} operations, {versions} versions, {purges} purges, {} kills: {seen} answers compared, 0 out of date, {} \
+        "{operations} operations, {versions} versions, {purges} purges, {collections} runs of gc that removed {collected}, {} kills: {seen} answers compared, 0 out of date, {} \
          unanswered (by a gate that died, or purged before they were fetched), {} times 503",
         history.kills.load(SeqCst),
         history.unanswered.load(SeqCst),

@@ -218,11 +218,13 @@ fn demo_serves_its_own_photo_and_cleans_up() {
 }
 
 #[test]
-fn keys_without_effect_are_said_aloud() {
-    let site = Site::new("[store]\nmax_bytes = \"1GiB\"\n[ops]\ntoken = \"canary-canary-canary\"\n");
+fn what_is_allowed_with_caution_is_said_aloud() {
+    let bounded =
+        "[store]\nmax_bytes = \"1GiB\"\neviction_grace_seconds = 30\n[ops]\ntoken = \"canary-canary-canary\"\n";
+    let site = Site::new(bounded);
     let output = site.run(&["check"]);
     let said = text(&output.stdout);
-    assert!(said.contains("store.max_bytes") && said.contains("no effect"), "{said}");
+    assert!(said.contains("store.eviction_grace_seconds") && said.contains("with caution"), "{said}");
     assert!(!said.contains("ops.token") && !said.contains("canary"), "{said}");
     site.configure("[ops]\ntoken = \"canary\"\n");
     let output = site.run(&["check"]);

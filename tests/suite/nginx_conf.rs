@@ -371,6 +371,7 @@ fn commented_keys_of_the_example_show_the_defaults() {
         "index",
         "token",
         "token_file",
+        "list_query",
         "search_query",
         "page.listen",
         "page.public_url",

@@ -211,7 +211,9 @@ fn an_answer_is_given_again_for_half_the_life_of_its_address() {
     assert!(path.starts_with("/_renditions/r1/") && query.contains("X-Amz-Signature="), "{first}");
     far.relay.take();
     assert_eq!(address(), first, "kept");
-    assert_eq!(far.relay.take(), [""; 0], "the store is not asked");
+    // But for a lease, which may be given back behind an answer of before.
+    let asked: Vec<_> = far.relay.take().into_iter().filter(|request| !request.contains("/.lease-")).collect();
+    assert_eq!(asked, [""; 0], "the store is not asked");
     let target = format!("/renditions/pictures/v1/{}?{query}", path.strip_prefix("/_renditions/").unwrap());
     let fetch = |target: &str| {
         let head = format!("GET {target} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\n\r\n", far.relay.port);

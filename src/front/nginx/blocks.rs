@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{PublicRoute, Site, any_auth, client_header, values::quoted_or_plain};
-use crate::config::{AuthMode, OffloadMode};
+use crate::config::{AuthMode, IDLE_FILE_SECONDS, OPEN_FILE_SECONDS, OffloadMode};
 
 impl Site<'_> {
     /// The upstream and the server block.
@@ -164,7 +164,7 @@ proxy_cache_path {} levels=1:2 keys_zone=sendimage_verdicts:16m max_size=256m in
 
     /// Open files beside verdicts are kept for as long as these.
     fn verdict_seconds(&self) -> u64 {
-        self.config.offload.verdict_cache_seconds.max(1)
+        self.config.offload.verdict_cache_seconds.max(OPEN_FILE_SECONDS)
     }
 
     /// Files kept open. To look for links in every part of a path costs nginx more than all else that it does for an image.
@@ -172,7 +172,7 @@ proxy_cache_path {} levels=1:2 keys_zone=sendimage_verdicts:16m max_size=256m in
         format!(
             "        # A file that was opened, without a link in its path, is served from its descriptor for a while: a purged one may be
         # seen for so long. The number is bounded by what worker_rlimit_nofile leaves beside connections.
-        open_file_cache max={} inactive=60s;
+        open_file_cache max={} inactive={IDLE_FILE_SECONDS}s;
         open_file_cache_valid {seconds}s;
         open_file_cache_errors off;
 ",
@@ -315,7 +315,7 @@ proxy_cache_path {} levels=1:2 keys_zone=sendimage_verdicts:16m max_size=256m in
             prefix_bare = self.config.offload.internal_prefix.trim_end_matches('/'),
             root = self.store_root,
         );
-        self.file_settings(text, &self.open_files(1)); // Config::held_open_seconds says so to who purges
+        self.file_settings(text, &self.open_files(OPEN_FILE_SECONDS));
         text.push_str("    }\n");
     }
 
