@@ -30,6 +30,7 @@
 //! | [`spec`] | the filter spec grammar |
 //! | [`config`] | what the operator decides |
 //! | [`metrics`] | every metric on one page |
+//! | [`traces`] | spans of requests, where a collector wants them |
 //! | [`remote`] | bounded requests over the network |
 //! | [`access`] | may this URL be served, and to whom? |
 //! | [`catalogue`], [`source`], [`store`], [`offload`] | backends that do not know each other |
@@ -87,6 +88,8 @@ pub mod source;
 pub mod spec;
 #[forbid(unsafe_code)]
 pub mod store;
+#[forbid(unsafe_code)]
+pub mod traces;
 #[forbid(unsafe_code)]
 mod unnamed;
 #[forbid(unsafe_code)]

@@ -29,7 +29,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
 use crate::{
     access::KeyError,
@@ -239,11 +239,12 @@ struct Log {
     /// How many lines were dropped.
     dropped: ErrorCounter,
     _writer: WorkerGuard,
+    #[cfg(feature = "otel")]
+    _traces: Option<crate::traces::Exporter>,
 }
 
-/// Log lines to standard error, as `[log]` says. A thread of their own writes them: a reader that sleeps, or a full disk,
-/// costs log lines and no answer.
-fn start_log(config: &LogConfig) -> Log {
+/// What is logged, and to whom.
+fn log_parts(config: &LogConfig) -> (tracing_subscriber::EnvFilter, NonBlocking, WorkerGuard) {
     let level = match config.level {
         LogLevel::Error => tracing::Level::ERROR,
         LogLevel::Warn => tracing::Level::WARN,
@@ -257,6 +258,13 @@ fn start_log(config: &LogConfig) -> Log {
         .buffered_lines_limit(WAITING_LOG_LINES)
         .thread_name("log")
         .finish(std::io::stderr());
+    (filter, writer, guard)
+}
+
+/// Log lines to standard error, as `[log]` says. A thread of their own writes them: a reader that sleeps, or a full disk,
+/// costs log lines and no answer.
+fn start_log(config: &LogConfig) -> Log {
+    let (filter, writer, guard) = log_parts(config);
     let dropped = writer.error_counter();
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_target(false);
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
@@ -268,7 +276,38 @@ fn start_log(config: &LogConfig) -> Log {
         LogFormat::Human => lines.with_ansi(ansi).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
     };
-    Log { dropped, _writer: guard }
+    Log {
+        dropped,
+        _writer: guard,
+        #[cfg(feature = "otel")]
+        _traces: None,
+    }
+}
+
+/// As [`start_log`], and traces to the collector that `[tracing]` names.
+#[cfg(feature = "otel")]
+fn start_log_and_traces(config: &Config) -> Result<Log, CommandError> {
+    use tracing_subscriber::{Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+    let traced = crate::traces::layer(&config.tracing).map_err(|error| CommandError::Config(error.to_string()))?;
+    let Some((traces, exporter)) = traced else { return Ok(start_log(&config.log)) };
+    let (filter, writer, guard) = log_parts(&config.log);
+    let dropped = writer.error_counter();
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_target(false).log_internal_errors(false);
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    // The log has its own filter, which lets no span through: its lines are the same with traces and without.
+    let lines = match config.log.format {
+        LogFormat::Human => lines.with_ansi(ansi).with_filter(filter).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_filter(filter).boxed(),
+    };
+    let _ = tracing_subscriber::registry().with(traces).with(lines).try_init();
+    Ok(Log { dropped, _writer: guard, _traces: Some(exporter) })
+}
+
+/// As [`start_log`]: this build sends no traces, which is said where the config wants some.
+#[cfg(not(feature = "otel"))]
+fn start_log_and_traces(config: &Config) -> Result<Log, CommandError> {
+    Ok(start_log(&config.log))
 }
 
 /// A config file's place, for messages.

@@ -11,7 +11,7 @@ use tokio::{
     sync::watch,
 };
 
-use super::{CommandResult, ConfigArgument, Log, origin, runtime, service_manager, start_log};
+use super::{CommandResult, ConfigArgument, Log, origin, runtime, service_manager, start_log_and_traces};
 use crate::{
     app::App,
     config::Config,
@@ -40,7 +40,7 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     let loaded = arguments.config.load()?;
     // Before there is a second thread.
     let inherited = Inherited::take().context("cannot take over the sockets that LISTEN_FDS names")?;
-    let log = start_log(&loaded.config.log);
+    let log = start_log_and_traces(&loaded.config)?;
     if let Err(error) = hidden {
         tracing::warn!(%error, "a core file of this process, or another process of its user, might show its keys");
     }

@@ -7,6 +7,7 @@ mod load;
 mod page;
 mod remote;
 mod secret;
+mod tracing;
 mod values;
 mod wagtail;
 
@@ -20,6 +21,7 @@ pub use load::{ConfigError, Loaded, load};
 pub use page::PageConfig;
 pub use remote::{CoordinationConfig, CoordinationKind, HttpSourceConfig, OriginalsConfig, S3Config};
 pub use secret::{Secret, read_secret_file};
+pub use tracing::TracingConfig;
 pub use values::{Bytes, ListenAddress, Mode, Share, Span};
 pub use wagtail::WagtailVersion;
 
@@ -62,6 +64,8 @@ pub struct Config {
     pub page: PageConfig,
     /// `[log]`
     pub log: LogConfig,
+    /// `[tracing]`
+    pub tracing: TracingConfig,
     /// `[watermarks.NAME]`: what `watermark-NAME` lays on top.
     pub watermarks: BTreeMap<String, WatermarkConfig>,
     /// `[presets]`: names for filter specs.

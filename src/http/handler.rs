@@ -16,6 +16,7 @@ use hyper::{
     },
     http::uri::PathAndQuery,
 };
+use tracing::Instrument as _;
 
 use super::{
     accept, canary,
@@ -35,13 +36,28 @@ use crate::{
     renditions::{Ask, EnsureError, Ensured, How, Planned},
     solved::Answer,
     spec::{Accepted, FilterSpec},
+    traces::{self, part},
 };
 
 /// The web server marks a request that comes back because the file was not there when it opened it.
 const X_SENDIMAGE_AGAIN: HeaderName = HeaderName::from_static("x-sendimage-again");
 
-/// Answers one request on the public listener: always an answer, with its line in the log and its count in the metrics.
+/// Answers one request on the public listener: always an answer, with its line in the log and its count in the metrics, and a
+/// trace where somebody wants one.
 pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Body> {
+    if !traces::are_wanted() {
+        return answer_untraced(app, request).await;
+    }
+    let span = traces::request(request.method(), request.headers());
+    let response = Box::pin(answer_untraced(app, request).instrument(span.clone())).await;
+    span.record("http.response.status_code", response.status().as_u16());
+    if let Some(id) = response.headers().get(X_REQUEST_ID).and_then(|id| id.to_str().ok()) {
+        span.record("request.id", id);
+    }
+    response
+}
+
+async fn answer_untraced(app: Arc<App>, request: Request<Incoming>) -> Response<Body> {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
     let request_id = RequestId::of(&parts.headers);
@@ -327,7 +343,7 @@ pub async fn find_image(
     request_id: &str,
 ) -> Result<Arc<SourceImage>, RequestError> {
     let found = match verified.image() {
-        ImageRef::Id(id) => app.catalogue.find(id).await.map_err(RequestError::from),
+        ImageRef::Id(id) => app.catalogue.find(id).instrument(part!("catalogue")).await.map_err(RequestError::from),
         ImageRef::Path(location) => Ok(Some(Arc::new(SourceImage { location, file_hash: None, focal_point: None }))),
         ImageRef::Nothing => Ok(None),
     };

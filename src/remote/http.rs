@@ -151,7 +151,7 @@ impl Client {
 ///
 /// # Errors
 /// [`RemoteError::Certificates`] for https on a system that trusts nobody.
-pub(super) fn connector(is_https: bool, timeout: Duration) -> Result<HttpsConnector<HttpConnector>, RemoteError> {
+pub(crate) fn connector(is_https: bool, timeout: Duration) -> Result<HttpsConnector<HttpConnector>, RemoteError> {
     Ok(connector_by(super::tls::client(is_https)?, timeout))
 }
 

@@ -18,5 +18,7 @@ pub use connect::{ConnectError, Resolve, SystemResolver};
 pub use guard::{Forbidden, Guard};
 pub use guarded::{AskError, GuardedClient};
 pub use hosts::{HostBusy, Hosts, Turn};
+#[cfg(feature = "otel")]
+pub(crate) use http::connector as http_connector;
 pub(crate) use http::deepest;
 pub use http::{Client, Fetch, RemoteError};

@@ -8,6 +8,7 @@ use std::{
 };
 
 use tokio::sync::{Notify, watch};
+use tracing::Instrument as _;
 
 /// How a caller came by a flight's result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,12 +93,14 @@ where
         drop(under_way);
         let entry = Entry { key: key.clone(), under_way: self.under_way.clone() };
         let work = work(Audience { result: sender.clone(), hurry });
-        tokio::spawn(async move {
+        let flight = async move {
             // Dropped after the result is sent, or when the work panics; either way the next caller begins anew.
             let _entry = entry;
             let value = work.await;
             sender.send_replace(Some(value));
-        });
+        };
+        // The leader's trace is the flight's.
+        tokio::spawn(flight.in_current_span());
         (receiver, Role::Leader)
     }
 

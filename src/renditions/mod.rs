@@ -18,6 +18,7 @@ use std::{
 };
 
 use moka::sync::Cache;
+use tracing::Instrument as _;
 
 pub use failure::EnsureError;
 use failure::Memory;
@@ -40,6 +41,7 @@ use crate::{
     source::{OpenSource, Source, SourceError, Stat},
     spec::FilterSpec,
     store::{SourceRecord, Store, StoredRendition},
+    traces::{self, part},
     workers::{Files, Lane, Marks, Pool},
 };
 
@@ -437,7 +439,7 @@ impl Renditions {
             self.note(planned, Some(bytes), era);
             return Ok(Some(StoredRendition::new(&planned.key, bytes)));
         }
-        let found = match self.store.find(&planned.key).await {
+        let found = match self.store.find(&planned.key).instrument(part!("find")).await {
             Ok(found) => found,
             Err(error) => {
                 let error = self.store_failed(error);
@@ -701,17 +703,21 @@ impl Renditions {
         self.limits.check_source(&plan.source)?;
         let draft = self.store.draft(key).await.map_err(|error| self.store_failed(error))?;
         let files = Files { source: &open.file, output: draft.file(), mark: self.marks.of(plan) };
-        let rendered = self.pool.render_unless(files, plan, open.stat.bytes, lane, deadline, unwanted).await;
-        rendered.map_err(|error| match EnsureError::from(error) {
+        let span = part!("render");
+        let render = self.pool.render_unless(files, plan, open.stat.bytes, lane, deadline, unwanted);
+        let rendered = render.instrument(span.clone()).await;
+        let report = rendered.map_err(|error| match EnsureError::from(error) {
             EnsureError::Store(error) => self.store_failed(error),
             other => other,
         })?;
+        traces::stages(&span, &report.times);
+        drop(span);
         // Bytes of two versions mixed, under the name of one, must never be stored.
         if !open.is_unchanged()? {
             return Err(EnsureError::SourceChanged);
         }
         let started = Instant::now();
-        let stored = draft.publish().await.map_err(|error| self.store_failed(error))?;
+        let stored = draft.publish().instrument(part!("store")).await.map_err(|error| self.store_failed(error))?;
         self.metrics.render_stage("store", started.elapsed());
         Ok(stored)
     }

@@ -51,6 +51,8 @@ mod servers;
 mod stub;
 mod svg;
 mod tokens;
+#[cfg(feature = "otel")]
+mod traces;
 mod vectors;
 mod verdicts;
 mod wagtail_site;

@@ -377,6 +377,7 @@ fn commented_keys_of_the_example_show_the_defaults() {
         "page.public_url",
         "password",
         "password_file",
+        "endpoint",
     ];
     let mut seen = 0;
     let mut section = "";
@@ -427,6 +428,7 @@ fn the_example_names_every_key() {
         include_str!("../../src/config/auth.rs"),
         include_str!("../../src/config/page.rs"),
         include_str!("../../src/config/remote.rs"),
+        include_str!("../../src/config/tracing.rs"),
     ]
     .concat();
     let fields = source.lines().filter_map(|line| line.strip_prefix("    pub ")?.split_once(':').map(|(name, _)| name));
