@@ -494,6 +494,10 @@ impl Config {
                 "\"check\" asks the object store once for every image that is served; \"remember\" spares nearly all of that",
             ));
         }
+        if self.tracing.endpoint.is_some() && !cfg!(feature = "otel") {
+            let says = "this build sends no traces: it lacks the feature otel";
+            cautions.push(("tracing.endpoint".to_owned(), says));
+        }
         if self.store.is_bounded() && self.store.eviction_grace_seconds < IDLE_FILE_SECONDS as f64 {
             cautions.push((
                 "store.eviction_grace_seconds".to_owned(),

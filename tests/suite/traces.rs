@@ -80,7 +80,8 @@ fn attribute(span: &Span, name: &str) -> Option<Value> {
 }
 
 fn traced(endpoint: SocketAddr) -> Site {
-    let config = format!("[log]\nformat = \"json\"\nlevel = \"debug\"\n[tracing]\nendpoint = \"http://{endpoint}/v1/traces\"\n");
+    let config =
+        format!("[log]\nformat = \"json\"\nlevel = \"debug\"\n[tracing]\nendpoint = \"http://{endpoint}/v1/traces\"\n");
     let site = Site::new(&config).serve();
     site.add("photo_land.jpg", "a.jpg");
     site
@@ -106,13 +107,15 @@ fn a_request_is_a_part_of_the_trace_that_the_web_server_began() {
     let of_first: Vec<&Span> = spans.iter().filter(|span| span.trace_id == trace).collect();
     let requests: Vec<&&Span> = of_first.iter().filter(|span| span.name == "request").collect();
     assert_eq!(requests.len(), 2, "{spans:#?}");
-    let first = requests.iter().find(|span| attribute(span, "request.id") == Some(Value::StringValue("the-first".into())));
+    let first =
+        requests.iter().find(|span| attribute(span, "request.id") == Some(Value::StringValue("the-first".into())));
     let first = first.unwrap();
     assert_eq!(first.parent_span_id, 0xb7ad_6b71_6920_3331_u64.to_be_bytes());
     assert_eq!(first.kind, SpanKind::Server as i32);
     assert_eq!(attribute(first, "http.response.status_code"), Some(Value::IntValue(200)));
     assert_eq!(attribute(first, "http.request.method"), Some(Value::StringValue("GET".into())));
-    let named = |name: &str| *of_first.iter().find(|span| span.name == name).unwrap_or_else(|| panic!("no {name}: {spans:#?}"));
+    let named =
+        |name: &str| *of_first.iter().find(|span| span.name == name).unwrap_or_else(|| panic!("no {name}: {spans:#?}"));
     for part in ["find", "render", "store"] {
         assert_eq!(named(part).parent_span_id, first.span_id, "{part}");
         assert!(named(part).start_time_unix_nano >= first.start_time_unix_nano);
