@@ -299,10 +299,11 @@ impl App {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Writes down what the store's index is still to learn, and ends the render workers.
+    /// Writes down what the store's index is still to learn, ends the render workers, and gives all leases back.
     pub async fn shut_down(&self) {
         self.budget.stop().await;
         self.pool.shutdown().await;
+        self.renditions.coordination().settled().await;
     }
 
     /// Whether requests can be answered, and what is degraded.

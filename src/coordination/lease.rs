@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin, time::Instant};
 
-use tokio::task::AbortHandle;
+use tokio::{sync::OwnedRwLockReadGuard, task::AbortHandle};
 
 /// Signs of life in the time after which a lease counts as abandoned.
 pub(super) const BEATS: u32 = 4;
@@ -22,6 +22,8 @@ pub enum Claim {
 pub struct Lease {
     heartbeat: Option<AbortHandle>,
     release: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Held until it is given back: who stops waits for that.
+    out: Option<OwnedRwLockReadGuard<()>>,
     /// Whether it was taken from a holder that gave no sign of life.
     pub taken_over: bool,
 }
@@ -34,7 +36,13 @@ impl Lease {
         taken_over: bool,
     ) -> Self {
         let heartbeat = Some(tokio::spawn(heartbeat).abort_handle());
-        Self { heartbeat, release: Some(Box::pin(release)), taken_over }
+        Self { heartbeat, release: Some(Box::pin(release)), out: None, taken_over }
+    }
+
+    /// Counts it among those that are out.
+    pub(super) fn counted(mut self, out: Option<OwnedRwLockReadGuard<()>>) -> Self {
+        self.out = out;
+        self
     }
 
     /// Gives it back, and returns when that is done.
@@ -72,7 +80,11 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.stop();
         if let (Some(release), Ok(runtime)) = (self.release.take(), tokio::runtime::Handle::try_current()) {
-            runtime.spawn(release);
+            let out = self.out.take();
+            runtime.spawn(async move {
+                release.await;
+                drop(out);
+            });
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::broadcast;
+use tokio::sync::{RwLock, broadcast};
 
 use super::{Away, Claim, Coordinator, Event, Lease, Watch};
 use crate::{metrics::Metrics, model::RenditionKey};
@@ -19,6 +19,8 @@ use crate::{metrics::Metrics, model::RenditionKey};
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
 /// After a coordinator did not answer, it is left alone for so long: a render must not wait for it each time.
 const LEFT_ALONE_MS: u64 = 2_000;
+/// A process that ends waits so long for its leases to be given back.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// How this gate agrees with others.
 pub struct Coordination {
@@ -27,6 +29,8 @@ pub struct Coordination {
     started: Instant,
     /// Until when the coordinator is left alone, in milliseconds since the start.
     alone_until_ms: AtomicU64,
+    /// Read by each lease that is out.
+    out: Arc<RwLock<()>>,
 }
 
 /// What a gate does about a rendition that is not there.
@@ -50,7 +54,14 @@ struct Own {
 impl Coordination {
     /// Agreement by a coordinator; without one each gate goes alone.
     pub fn new(by: Option<Arc<dyn Coordinator>>, metrics: Arc<Metrics>) -> Self {
-        Self { by, metrics, started: Instant::now(), alone_until_ms: AtomicU64::new(0) }
+        Self { by, metrics, started: Instant::now(), alone_until_ms: AtomicU64::new(0), out: Arc::default() }
+    }
+
+    /// Waits until all leases are given back, for a moment at most: what a process leaves behind, nobody may come to take over.
+    pub async fn settled(&self) {
+        if tokio::time::timeout(LAST_WORDS, self.out.write()).await.is_err() {
+            tracing::info!("a lease was not given back: it ends when it gives no sign of life");
+        }
     }
 
     /// Waits until it is this gate's turn to make a rendition, or another has made it: `look` says so. While another is at it,
@@ -115,6 +126,7 @@ impl Coordination {
         match claimed {
             Ok(Claim::Mine(lease)) => {
                 let outcome = if lease.taken_over { "taken_over" } else { "led" };
+                let lease = lease.counted(self.out.clone().try_read_owned().ok());
                 Some(Own { lease: Some(lease), outcome: Some(outcome) })
             }
             Ok(Claim::Theirs) => None,

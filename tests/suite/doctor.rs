@@ -32,6 +32,8 @@ impl Front {
     fn start(site: &Site, edit: impl FnOnce(String) -> String) -> Self {
         let port = free_port();
         let folder = site.path(&format!("nginx-{port}"));
+        // A port may come again.
+        let _ = fs::remove_dir_all(&folder);
         fs::create_dir(&folder).unwrap();
         let printed = site.printed_conf("gate.sock", &folder, &[]);
         let printed = printed.replace(&format!("127.0.0.1:{}", site.nginx_port()), &format!("127.0.0.1:{port}"));
@@ -314,6 +316,7 @@ fn an_inner_proxy_eats_the_header() {
     for everything in [true, false] {
         let inner_port = free_port();
         let folder = site.path(&format!("inner-{inner_port}"));
+        let _ = fs::remove_dir_all(&folder);
         fs::create_dir(&folder).unwrap();
         let location = if everything { "/" } else { "/images/" };
         let inner = Front::with(

@@ -464,9 +464,11 @@ pub fn free_port() -> u16 {
 }
 
 /// Asks until the answer is yes or the time is over.
+/// What [`patient`] adds.
+pub const MINUTE: &str = "[render]\ndeadline_seconds = 60.0\n";
+
 /// A config in which renders have a minute where it does not say for how long: no test fails for a machine that is busy.
 fn patient(config: String) -> String {
-    const MINUTE: &str = "[render]\ndeadline_seconds = 60.0\n";
     match config.contains("deadline_seconds") {
         true => config,
         false if config.contains("[render]\n") => config.replacen("[render]\n", MINUTE, 1),
