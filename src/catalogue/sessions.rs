@@ -49,6 +49,8 @@ pub trait Dialect: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Option<<Self::Database as Database>::Row>, sqlx::Error>> + Send + 'a;
 
     /// The first rows of the query for what follows an id: [`PAGE_ROWS`] at most.
+    ///
+    /// [`PAGE_ROWS`]: super::PAGE_ROWS
     fn list<'a>(
         connection: &'a mut <Self::Database as Database>::Connection,
         query: &'a str,
