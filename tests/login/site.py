@@ -3,7 +3,7 @@
     SITE_FOLDER=/tmp/x python site.py prepare
     SITE_FOLDER=/tmp/x python site.py runserver --noreload 127.0.0.1:8000
 
-Its view for sendimage is the one of the README: whoever is logged in may see every image, but one.
+Its view for sendimage is of the README's kind: whoever is logged in may see every image, but one.
 """
 import os
 import sys

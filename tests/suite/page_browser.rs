@@ -52,6 +52,16 @@ fn has_no_horizontal_scroll(browser: &Browser) {
     assert!(widths[0].as_f64() <= widths[1].as_f64(), "{widths}");
 }
 
+/// All that it asked for since the last call lies below this address.
+fn asks_nobody_but(browser: &Browser, origin: &str) {
+    let asked = browser.requests();
+    assert!(asked.len() > 10, "{asked:?}");
+    // Over a network; a fresh window also shows pages of the browser's own.
+    let elsewhere = asked.iter().filter(|url| url.starts_with("http") || url.starts_with("ws"));
+    let elsewhere: Vec<_> = elsewhere.filter(|url| !url.starts_with(origin)).collect();
+    assert!(elsewhere.is_empty(), "{elsewhere:?}");
+}
+
 fn log_in(browser: &Browser, page: &Paged) {
     browser.open(&format!("http://{}/", page.address));
     browser.fill("#password", PASSWORD);
@@ -164,12 +174,7 @@ fn an_editor_gets_a_link() {
     browser.click("#logout button");
     browser.until("document.querySelector('#password') !== null");
 
-    let asked = browser.requests();
-    assert!(asked.len() > 20, "{asked:?}");
-    // Over a network; a fresh window also shows pages of the browser's own.
-    let elsewhere = asked.iter().filter(|url| url.starts_with("http") || url.starts_with("ws"));
-    let elsewhere: Vec<_> = elsewhere.filter(|url| !url.starts_with(&origin)).collect();
-    assert!(elsewhere.is_empty(), "{elsewhere:?}");
+    asks_nobody_but(&browser, &origin);
     // The console says what was refused by the policy, or thrown and not caught; answers such as 400 have a line there, too.
     let complaints = browser.complaints();
     assert!(complaints.iter().any(|line| line.contains("status of 400")), "{complaints:#?}");
@@ -238,4 +243,38 @@ fn by_keys_alone_on_a_phone_and_in_the_dark() {
     );
     has_no_horizontal_scroll(&browser);
     browser.shot("phone-status");
+}
+
+/// Published by nginx with the README's lines, below a path of a site that has a page of its own at the root.
+#[test]
+fn it_works_behind_nginx_below_a_path() {
+    let Some(browser) = Browser::start() else { return };
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let (_, example) =
+        readme.split_once("    location / {\n        proxy_pass http://127.0.0.1:8482;").expect("its lines");
+    let (headers, _) = example.split_once("    }").unwrap();
+    let Paged { site, address } = Paged::new("");
+    let site = site.with_nginx_edited("gate.sock", |conf| {
+        let below = format!("location /edit/ {{ proxy_pass http://{address}/; {headers} }}\n    location / {{");
+        conf.replacen("location / {", &below, 1)
+    });
+    let root = format!("http://127.0.0.1:{}", site.nginx_port());
+    browser.open(&format!("{root}/edit/"));
+    browser.fill("#password", PASSWORD);
+    browser.keys(ENTER);
+    browser.until("document.querySelectorAll('#results button').length == 4");
+    assert_eq!(browser.is("location.pathname"), "/edit/");
+    browser.fill("#text", "port");
+    browser.until("document.querySelectorAll('#results button').length == 1");
+    browser.click("#results button");
+    preview_is(&browser, 301, 451);
+    browser.fill("#spec", "fill-60x30|format-webp");
+    preview_is(&browser, 60, 30);
+    let link = browser.is("document.getElementById('url').value");
+    let target = link.as_str().and_then(|link| link.strip_prefix(&root)).unwrap_or_else(|| panic!("{link}"));
+    assert_eq!(site.nginx("GET", target, "").status, 200);
+    browser.shot("below-a-path");
+    asks_nobody_but(&browser, &format!("{root}/edit/"));
+    let refused: Vec<_> = browser.complaints().into_iter().filter(|line| line.contains("Security Policy")).collect();
+    assert!(refused.is_empty(), "{refused:?}");
 }
