@@ -154,7 +154,7 @@ fn promtool_takes_the_alerts_and_their_tests_pass() {
 /// Who is woken by an alert finds in the README what to do.
 #[test]
 fn the_readme_says_what_to_do_about_each_alert() {
-    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
     let (_, table) = readme.split_once("| alert | what it means | what to do |").expect("the README's table of alerts");
     let told: BTreeSet<&str> =
         table.lines().skip(2).map_while(|row| row.strip_prefix("| `")?.split_once('`')).map(|(name, _)| name).collect();

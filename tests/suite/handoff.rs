@@ -25,7 +25,7 @@ use sendimage::{
 };
 
 use crate::buckets::{self, ObjectServer};
-use crate::harness::{Response, SENDIMAGE, Site, exchange, files, has_front, parse, system_path};
+use crate::harness::{Response, SENDIMAGE, Site, exchange, files, free_port, has_front, parse, system_path};
 
 /// A behaviour's name, and what is asked of a pair that has it.
 type Behaviour = (&'static str, fn(&Pair));
@@ -544,7 +544,7 @@ fn a_store_with_an_odd_name_is_served_by_every_server() {
 
 #[test]
 fn a_gate_that_is_down_is_passed_over() {
-    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let dead = format!("127.0.0.1:{}", free_port());
     for (server, mode) in [("apache", "sendfile"), ("lighttpd", "sendfile"), ("caddy", "accel")] {
         if !is_there(server) {
             continue;

@@ -7,6 +7,7 @@ use std::{
     os::unix::{fs::PermissionsExt, net::UnixStream, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -458,12 +459,19 @@ fn dechunk(mut bytes: &[u8]) -> Vec<u8> {
     body
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, that no other test of this process is given, and that is below those which the kernel gives to
+/// outgoing connections (from 32768 on): one of these may be taken before a server that is only just starting binds it.
 pub fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = std::process::id().wrapping_mul(97).wrapping_add(TAKEN.fetch_add(1, Relaxed));
+        let port = 10_000 + (number % 22_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
-/// Asks until the answer is yes or the time is over.
 /// What [`patient`] adds.
 pub const MINUTE: &str = "[render]\ndeadline_seconds = 60.0\n";
 
@@ -476,6 +484,7 @@ fn patient(config: String) -> String {
     }
 }
 
+/// Asks until the answer is yes or the time is over.
 pub fn wait_for(limit: Duration, mut done: impl FnMut() -> bool) -> Result<(), ()> {
     let end = Instant::now() + limit;
     while Instant::now() < end {

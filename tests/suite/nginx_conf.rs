@@ -527,7 +527,7 @@ impl Site {
         }
         // Another test may take the port between the look and nginx's bind; then another one is tried.
         for _ in 0..20 {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let port = crate::harness::free_port();
             let options = ProxyOptions {
                 whole: true,
                 listen: Some(format!("127.0.0.1:{port}")),
