@@ -101,6 +101,9 @@ fn statuses(text: &mut String) {
         let outcomes: Vec<_> = row.outcomes.iter().map(|outcome| format!("`{}`", outcome.name())).collect();
         let _ = writeln!(text, "| {} | {} | {} |", row.status, outcomes.join(", "), cell(row.when));
     }
+    *text += "\nWith `offload.mode = \"redirect\"` a hit is `offload.redirect_status` (302), with `\"direct\"` also 206 and 416 for \
+              ranges. 400, 404, 410 and 422 may be kept for five seconds, every other failure is `no-store`. Calls of the operations \
+              listener are answered 200, or 400, 401, 404, 405, 408, 413, 415, 503 with a sentence that says what is wrong.\n";
 }
 
 fn metrics(text: &mut String) {

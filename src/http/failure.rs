@@ -75,7 +75,11 @@ pub const STATUSES: &[StatusRow] = {
         row(410, &[O::Missing], "a known image whose file is gone and that has no stored rendition"),
         row(422, &[O::Failed], "not an image, corrupt, over a limit, or it killed two workers"),
         row(500, &[O::Failed], "a fault of ours; the log has it"),
-        row(502, &[O::Failed], "a source by HTTP refuses us, is broken, or leads where nothing may be fetched"),
+        row(
+            502,
+            &[O::Failed],
+            "a remote source (a web site or a bucket) refuses us, is broken, or leads where nothing may be fetched",
+        ),
         row(
             503,
             &[O::Overloaded],
@@ -85,7 +89,7 @@ pub const STATUSES: &[StatusRow] = {
         row(
             504,
             &[O::Failed],
-            "not rendered within `render.deadline_seconds`, or a source by HTTP did not answer in time",
+            "not rendered within `render.deadline_seconds`, or a remote source did not answer in time",
         ),
     ]
 };
