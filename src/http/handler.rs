@@ -249,7 +249,7 @@ pub(super) async fn hand_over(
     headers: &HeaderMap,
     (ask, max_age): (Ask, Duration),
     image: &Arc<SourceImage>,
-    Found { ensured, negotiated, interim }: Found,
+    Found { ensured, negotiated, rank }: Found,
 ) -> Result<(Response<Body>, Outcome), RequestError> {
     let Ensured { stored, planned, how } = ensured;
     let again = ask == Ask::Disk;
@@ -267,7 +267,10 @@ pub(super) async fn hand_over(
     let life = offload.life();
     let max_age = max_age.min(life.max_age.unwrap_or(Duration::MAX));
     let caching = Caching {
-        max_age: if interim { max_age.min(app.interim_max_age()) } else { max_age },
+        max_age: match rank {
+            Rank::Meanwhile => max_age.min(app.interim_max_age()),
+            Rank::Best | Rank::Instead => max_age,
+        },
         is_private: verified.is_private(),
         negotiated,
         varies_by: app.verifier.varies_by(verified.route()),
@@ -276,7 +279,7 @@ pub(super) async fn hand_over(
     let mut response = offload.respond(&served, method, headers).await?;
     // A place for the id that each answer gets at its end: the table of a copy would have to grow for it.
     response.headers_mut().insert(X_REQUEST_ID, HeaderValue::from_static(""));
-    let is_kept = how == How::Hit && !again && !interim && (*method == Method::GET || !offload.answers_by_method());
+    let is_kept = how == How::Hit && !again && rank == Rank::Best && (*method == Method::GET || !offload.answers_by_method());
     if is_kept {
         let image = (verified.image().id(), image);
         app.solved.keep(verified, negotiable(verified, headers), image, &planned, (caching, life, &response));
@@ -295,8 +298,18 @@ pub(super) struct Found {
     pub ensured: Ensured,
     /// Another client may get another format.
     pub negotiated: bool,
-    /// The same client will get a better one soon.
-    pub interim: bool,
+    pub rank: Rank,
+}
+
+/// How a rendition stands to the best that its client could have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rank {
+    /// There is no better one.
+    Best,
+    /// A better one will soon be there.
+    Meanwhile,
+    /// A better one cannot be made now: its source image is gone, or it has failed and is tried again later.
+    Instead,
 }
 
 /// Finds or makes the rendition. For `format-auto` an AVIF that is not there yet is made behind, and the next best format
@@ -310,28 +323,20 @@ async fn find(
 ) -> Result<Found, EnsureError> {
     if !spec.is_auto() {
         let ensured = app.renditions.ensure(image, &spec, ask).await?;
-        return Ok(Found { ensured, negotiated: false, interim: false });
+        return Ok(Found { ensured, negotiated: false, rank: Rank::Best });
     }
     let accepted = accept::accepted(headers);
     let spec = spec.accepting(accepted);
-    if !accepted.avif {
-        let ensured = app.renditions.ensure(image, &spec, ask).await?;
-        return Ok(Found { ensured, negotiated: true, interim: false });
-    }
-    let left = match app.renditions.find_or_leave(image, &spec, ask).await {
-        Ok(Ok(ensured)) => return Ok(Found { ensured, negotiated: true, interim: false }),
-        Ok(Err(left)) => Some(left),
-        // What is too large for an AVIF may fit another format.
-        Err(EnsureError::OverLimit(_)) => None,
-        Err(error) => return Err(error),
+    let left = match app.renditions.find_or_leave(image, &spec, ask).await? {
+        Ok(ensured) => return Ok(Found { ensured, negotiated: true, rank: Rank::Best }),
+        Err(left) => left,
     };
     let meanwhile = spec.accepting(Accepted { avif: false, ..accepted });
     let ensured = app.renditions.ensure(image, &meanwhile, ask).await?;
+    let rank = if left.can_be_made() { Rank::Meanwhile } else { Rank::Instead };
     // Not before: it would share the processor with what the client waits for.
-    if let Some(left) = left {
-        app.renditions.begin(left);
-    }
-    Ok(Found { ensured, negotiated: true, interim: true })
+    app.renditions.begin(left);
+    Ok(Found { ensured, negotiated: true, rank })
 }
 
 /// The source image that a verified URL refers to, if key and token allow it.

@@ -16,7 +16,7 @@ use hyper::{
 use super::{
     canary,
     failure::{Failure, RequestError},
-    handler::{self, Found},
+    handler::{self, Found, Rank},
 };
 use crate::{
     access::{Bearer, UrlError, VerifiedRequest},
@@ -102,7 +102,7 @@ async fn settle(app: &App, headers: &HeaderMap, request_id: &str) -> Result<Opti
     let Some(ensured) = app.renditions.find(&image, &spec).await? else { return Ok(None) };
     let planned = Arc::clone(&ensured.planned);
     handler::admit_size(&verified, &planned)?;
-    let found = Found { ensured, negotiated: false, interim: false };
+    let found = Found { ensured, negotiated: false, rank: Rank::Best };
     let terms = (Ask::Memory, max_age);
     let (answer, _) = handler::hand_over(app, &verified, &Method::GET, headers, terms, &image, found).await?;
     told(planned.key.path(), answer.headers())

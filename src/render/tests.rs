@@ -11,8 +11,8 @@ use super::{
 use crate::{
     app,
     config::RenderConfig,
-    model::{FocalPoint, Orientation, PixelRect, Size},
-    spec::{FilterSpec, Quality},
+    model::{FocalPoint, ImageFormat, Orientation, PixelRect, Size, SourceFacts},
+    spec::{Accepted, FilterSpec, Quality},
     workers::Marks,
 };
 
@@ -495,6 +495,33 @@ fn our_operation() -> impl Strategy<Value = String> {
         (30u32..300).prop_map(|s| format!("sharpen-{}", f64::from(s) / 100.0)),
         any::<u8>().prop_map(|tolerance| format!("trim-{tolerance}")),
     ]
+}
+
+#[test]
+fn format_auto_is_the_best_that_can_hold_the_rendition() {
+    let defaults = app::defaults(&RenderConfig::default(), &Marks::default());
+    let facts = probe(&codec::encode(picture(Size::new(30, 20), Layout::Rgb8), Encoding::Png).unwrap()).unwrap();
+    use ImageFormat::{Avif, Gif, Jpeg, Webp};
+    let photo = SourceFacts { format: Jpeg, ..facts.clone() };
+    let moving = SourceFacts { format: Gif, frames: 2, ..facts };
+    let best = |facts: &SourceFacts, side: u32, avif: bool, webp: bool| {
+        let spec = FilterSpec::parse(&format!("pad-20x{side}|format-auto")).unwrap().accepting(Accepted { avif, webp });
+        Plan::new(facts, &spec, None, &defaults).unwrap().encoding.format()
+    };
+    for (facts, side, expected) in [
+        (&photo, 16_383, [Avif, Webp, Jpeg]),
+        (&photo, 16_384, [Avif, Jpeg, Jpeg]),
+        (&photo, 32_769, [Jpeg, Jpeg, Jpeg]),
+        (&photo, 100_000, [Jpeg, Jpeg, Jpeg]),
+        (&moving, 16_383, [Webp, Webp, Gif]),
+        (&moving, 16_384, [Gif, Gif, Gif]),
+    ] {
+        let found = [(true, true), (false, true), (false, false)].map(|(avif, webp)| best(facts, side, avif, webp));
+        assert_eq!(found, expected, "{side}");
+    }
+    // What was asked for by name is not replaced.
+    let named = FilterSpec::parse("pad-20x16384|format-webp").unwrap();
+    assert_eq!(Plan::new(&photo, &named, None, &defaults).unwrap().encoding.format(), Webp);
 }
 
 proptest! {

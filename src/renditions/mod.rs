@@ -39,7 +39,7 @@ use crate::{
         plan::{Defaults, Plan, PlanError},
     },
     source::{OpenSource, Source, SourceError, Stat},
-    spec::FilterSpec,
+    spec::{Accepted, FilterSpec},
     store::{SourceRecord, Store, StoredRendition},
     traces::{self, part},
     workers::{Files, Lane, Marks, Pool},
@@ -131,6 +131,13 @@ pub struct Left {
     location: SourceRef,
     /// `None` if it cannot be made.
     planned: Option<Arc<Planned>>,
+}
+
+impl Left {
+    /// Whether it can be made, as far as is known: its source image is there, and no attempt failed lately.
+    pub fn can_be_made(&self) -> bool {
+        self.planned.is_some()
+    }
 }
 
 /// How a request came by its rendition.
@@ -276,7 +283,7 @@ impl Renditions {
             None => vec![hashless],
         };
         points.flat_map(move |point| {
-            let plan = Plan::seen(&record.facts, &record.findings, spec, point, &self.defaults).ok();
+            let plan = self.solve(record, spec, point).ok();
             let named = plan.zip(record.location.as_ref()).map(|(plan, location)| {
                 let key = |version| RenditionKey::new(location, version, &plan.recipe(), plan.encoding.format());
                 versions.iter().map(|version| key(version).path().to_owned()).collect::<Vec<_>>()
@@ -356,7 +363,7 @@ impl Renditions {
     }
 
     /// As [`Renditions::ensure`], but an AVIF that is not there is left for [`Renditions::begin`]: another format can be
-    /// served meanwhile.
+    /// served meanwhile, or instead.
     ///
     /// # Errors
     /// See [`EnsureError`].
@@ -474,7 +481,7 @@ impl Renditions {
             return Err(PlanError::Svg.into());
         }
         let plan = loop {
-            match Plan::seen(&record.facts, &record.findings, spec, image.focal_point, &self.defaults) {
+            match self.solve(&record, spec, image.focal_point) {
                 Ok(plan) => break plan,
                 // Each look adds its finding, so this ends.
                 Err(PlanError::Unseen(look)) if source_is_there => {
@@ -490,6 +497,27 @@ impl Renditions {
         }
         let terms = self.terms.of(spec);
         Ok(self.planned.insert(Planned::new(location, &record.version, spec, image.focal_point, plan, terms)))
+    }
+
+    /// The plan for a source image, as its record tells of it. Where `format-auto` leads to an AVIF that takes more memory than
+    /// there is, the next best format is planned: no encoder needs more than that of AVIF.
+    fn solve(
+        &self,
+        record: &SourceRecord,
+        spec: &FilterSpec,
+        focal_point: Option<FocalPoint>,
+    ) -> Result<Plan, PlanError> {
+        let seen = |spec: &FilterSpec| Plan::seen(&record.facts, &record.findings, spec, focal_point, &self.defaults);
+        let plan = seen(spec)?;
+        match spec.accepted() {
+            Some(accepted @ Accepted { avif: true, .. })
+                if plan.encoding.format() == ImageFormat::Avif
+                    && !self.pool.has_room_for(&plan, record.version.bytes) =>
+            {
+                seen(&spec.accepting(Accepted { avif: false, ..accepted }))
+            }
+            _ => Ok(plan),
+        }
     }
 
     fn source(&self, location: &SourceRef) -> Result<&Arc<dyn Source>, EnsureError> {

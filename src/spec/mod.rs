@@ -27,8 +27,16 @@ impl FilterSpec {
 
     /// Whether the format depends on what the client accepts: `format-auto` with no other format after it.
     pub fn is_auto(&self) -> bool {
+        self.accepted().is_some()
+    }
+
+    /// What the client of a `format-auto` accepts; `None` where the spec leaves nothing to the client.
+    pub fn accepted(&self) -> Option<Accepted> {
         let format = |operation: &&Operation| matches!(operation, Operation::Format(_) | Operation::FormatAuto(_));
-        matches!(self.operations.iter().rev().find(format), Some(Operation::FormatAuto(_)))
+        match self.operations.iter().rev().find(format) {
+            Some(Operation::FormatAuto(accepted)) => Some(*accepted),
+            _ => None,
+        }
     }
 
     /// What is left of the spec for a vector image that stays one: the operations on geometry that its root element can

@@ -21,7 +21,7 @@ pub use purge::{PurgeError, Purged, Scope, purge, purge_all_of};
 pub use seen::Seen;
 pub use usage::{OfImage, Usage, usage};
 pub use walk::{Candidates, Walk, files, rows};
-pub use warm::{Failure, MAX_RENDITIONS, Task, Warmed, reason, tasks, warm};
+pub use warm::{Failure, MAX_RENDITIONS, Warmed, reason, tasks, warm};
 
 use std::sync::Arc;
 

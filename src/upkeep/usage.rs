@@ -97,7 +97,7 @@ pub async fn usage(app: &App, by_preset: bool, top: usize) -> Usage {
 pub(super) fn presets(app: &App) -> Vec<(String, Vec<FilterSpec>)> {
     let specs = |text: &str| {
         let spec = FilterSpec::parse(text).ok();
-        spec.map_or_else(Vec::new, |spec| tasks(spec).iter().map(|task| task.spec().clone()).collect())
+        spec.map_or_else(Vec::new, tasks)
     };
     app.config().presets.iter().map(|(name, text)| (name.clone(), specs(text))).collect()
 }

@@ -63,34 +63,19 @@ pub struct Failure {
     pub says: String,
 }
 
-/// One rendition to make of each image.
-#[derive(Clone, Debug)]
-pub struct Task {
-    spec: FilterSpec,
-    /// An AVIF too large to make is no failure where another format is served in its place.
-    is_optional: bool,
-}
-
-impl Task {
-    /// What is made, for one kind of client.
-    pub fn spec(&self) -> &FilterSpec {
-        &self.spec
-    }
-}
-
 /// What a spec stands for: itself, or for `format-auto` what each kind of client gets.
-pub fn tasks(spec: FilterSpec) -> Vec<Task> {
+pub fn tasks(spec: FilterSpec) -> Vec<FilterSpec> {
     if !spec.is_auto() {
-        return vec![Task { spec, is_optional: false }];
+        return vec![spec];
     }
     let (webp, avif) = (true, true);
     let kinds = [Accepted::default(), Accepted { webp, ..Accepted::default() }, Accepted { webp, avif }];
-    kinds.map(|kind| Task { spec: spec.accepting(kind), is_optional: kind.avif }).to_vec()
+    kinds.map(|kind| spec.accepting(kind)).to_vec()
 }
 
 /// Makes the renditions that are not there, behind everything that a client waits for. A call that is dropped leaves what has
 /// not begun.
-pub async fn warm(app: &Arc<App>, originals: &[Original], tasks: &Arc<[Task]>) -> Warmed {
+pub async fn warm(app: &Arc<App>, originals: &[Original], tasks: &Arc<[FilterSpec]>) -> Warmed {
     let (mut warmed, mut under_way) = (Warmed::default(), JoinSet::new());
     for original in originals {
         // As many as are going to be under way: the sizes of one image wait in the queue together, and share its decode.
@@ -115,7 +100,7 @@ pub async fn warm(app: &Arc<App>, originals: &[Original], tasks: &Arc<[Task]>) -
     warmed
 }
 
-async fn warm_image(app: &App, original: &Original, tasks: &[Task]) -> Warmed {
+async fn warm_image(app: &App, original: &Original, tasks: &[FilterSpec]) -> Warmed {
     let mut warmed = Warmed::default();
     let mut not_found = |reason: &'static str, says: String| {
         warmed.fail(reason, tasks.len());
@@ -135,29 +120,27 @@ async fn warm_image(app: &App, original: &Original, tasks: &[Task]) -> Warmed {
         }
     };
     let mut each = Vec::with_capacity(tasks.len());
-    for task in tasks {
+    for spec in tasks {
         let image = &image;
-        each.push(async move { (task, warm_one(app, image, task).await) });
+        each.push(async move { (spec, warm_one(app, image, spec).await) });
     }
     let mut each = stream::iter(each).buffer_unordered(MOST);
-    while let Some((task, result)) = each.next().await {
-        warmed.count(original, task, result);
+    while let Some((spec, result)) = each.next().await {
+        warmed.count(original, spec, result);
     }
     warmed
 }
 
-/// `None` for what need not be there.
-async fn warm_one(app: &App, image: &SourceImage, task: &Task) -> Option<Result<How, EnsureError>> {
+async fn warm_one(app: &App, image: &SourceImage, spec: &FilterSpec) -> Result<How, EnsureError> {
     let patience = Instant::now() + PATIENCE;
     loop {
-        match app.renditions.warm(image, &task.spec).await {
-            Ok(ensured) => return Some(Ok(ensured.how)),
-            Err(EnsureError::OverLimit(_)) if task.is_optional => return None,
+        match app.renditions.warm(image, spec).await {
+            Ok(ensured) => return Ok(ensured.how),
             // The queue is full of what somebody waits for.
             Err(EnsureError::PoolFull | EnsureError::TimedOut { started: false }) if Instant::now() < patience => {
                 tokio::time::sleep(PAUSE).await;
             }
-            Err(error) => return Some(Err(error)),
+            Err(error) => return Err(error),
         }
     }
 }
@@ -190,16 +173,15 @@ impl Warmed {
         }
     }
 
-    fn count(&mut self, original: &Original, task: &Task, result: Option<Result<How, EnsureError>>) {
+    fn count(&mut self, original: &Original, spec: &FilterSpec, result: Result<How, EnsureError>) {
         match result {
-            None => {}
-            Some(Ok(How::Hit)) => self.present += 1,
-            Some(Ok(How::Rendered | How::Joined)) => self.created += 1,
-            Some(Err(error)) => {
+            Ok(How::Hit) => self.present += 1,
+            Ok(How::Rendered | How::Joined) => self.created += 1,
+            Err(error) => {
                 tracing::info!(reason = %error, "a rendition was not made ahead");
                 let reason = reason(&error);
                 self.fail(reason, 1);
-                let (reference, spec) = (original.reference().to_owned(), Some(task.spec.canonical().to_string()));
+                let (reference, spec) = (original.reference().to_owned(), Some(spec.canonical().to_string()));
                 if self.failures.len() < Self::MOST_FAILURES {
                     self.failures.push(Failure { reference, spec, reason: reason.into(), says: error.to_string() });
                 }

@@ -281,6 +281,11 @@ impl Pool {
         }
     }
 
+    /// Whether the budget of memory is large enough for a render, of a source file of so many bytes, that is alone.
+    pub fn has_room_for(&self, plan: &Plan, source_bytes: u64) -> bool {
+        plan.peak_bytes(source_bytes) <= self.shared.config.memory_budget
+    }
+
     /// Decodes a source image to its end: what it is.
     ///
     /// # Errors

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::harness::{Response, Site, wait_for};
 
 const BROWSER: &str = "Accept: image/avif,image/webp,image/*,*/*;q=0.8\r\n";
@@ -62,4 +64,49 @@ fn direct_answers_vary_too() {
     let url = site.sign(&["media/a.jpg", "width-90|format-auto"]);
     let answer = site.gate("GET", &url, OLDER);
     assert_eq!((kind(&answer), answer.header("vary").as_deref()), (image("webp"), Some("Accept")));
+}
+
+/// A side that WebP, or AVIF too, has no room for, and an AVIF that takes more memory than there is: the best of the others is
+/// no makeshift, and nothing is tried behind it.
+#[test]
+fn what_a_format_cannot_hold_is_served_in_another() {
+    let bounds = "[cache]\nmax_age_seconds = 3600\ninterim_max_age_seconds = 7\n[render]\nmemory_budget = \"64MiB\"\n";
+    let bounded = "[signing]\nkeys = [{ id = \"a\", secret = \"0123456789abcdef\", max_pixels = 2_000_000 }]\n";
+    for signing in ["", bounded] {
+        let site = Site::new(&format!("{bounds}{signing}")).serve();
+        site.add("photo_land.jpg", "a.jpg");
+        for (spec, accept, format) in [
+            ("width-20|pad-20x16384|format-auto", OLDER, "jpeg"),
+            ("width-20|pad-20x32769|format-auto", BROWSER, "jpeg"),
+            ("width-20|pad-1200x1000|format-auto", BROWSER, "webp"),
+        ] {
+            let url = site.sign(&["media/a.jpg", spec]);
+            // Before and after it is a hit.
+            for _ in 0..3 {
+                let answer = site.gate("GET", &url, accept);
+                assert_eq!(kind(&answer), image(format), "{spec}: {}", answer.text());
+                let caching = answer.header("x-sendimage-cache-control").or(answer.header("cache-control"));
+                assert_eq!(caching.as_deref(), Some("max-age=3600, public"), "{spec}");
+            }
+        }
+        // Until the AVIF is there, what is served is no WebP: it would not fit.
+        let url = site.sign(&["media/a.jpg", "width-20|pad-20x16384|format-auto"]);
+        assert_eq!(site.gate("GET", &url, BROWSER).status, 200);
+        let refs = ["media/a.jpg"];
+        let warmed = site.called("/warm", json!({"refs": refs, "specs": ["width-20|pad-1200x1000|format-auto"]}));
+        assert_eq!(warmed["failed"], json!({}), "{warmed}");
+    }
+}
+
+/// Where the original is gone, the AVIF will never be there: what is served in its place is final.
+#[test]
+fn what_will_not_be_made_is_not_waited_for() {
+    let site = Site::new("[cache]\nmax_age_seconds = 3600\ninterim_max_age_seconds = 7\n").serve();
+    site.add("photo_land.jpg", "a.jpg");
+    let url = site.sign(&["media/a.jpg", "width-90|format-auto"]);
+    assert_eq!(kind(&site.gate("GET", &url, OLDER)), image("webp"));
+    std::fs::remove_file(site.path("media/a.jpg")).unwrap();
+    let answer = site.gate("GET", &url, BROWSER);
+    assert_eq!(kind(&answer), image("webp"));
+    assert_eq!(answer.header("cache-control").as_deref(), Some("max-age=3600, public"));
 }

@@ -18,7 +18,7 @@ use crate::{
     access::{LinkError, Renditions},
     config::Config,
     spec::FilterSpec,
-    upkeep::{self, Task},
+    upkeep,
 };
 
 /// Renders ahead of time, behind everybody who waits: the first visitor finds what the second would. Beside a running service
@@ -96,7 +96,7 @@ struct Wanted {
     /// Filter specs and presets, as they were named: what a preset is, the service says where one works.
     names: Vec<String>,
     /// The same, solved.
-    tasks: std::sync::Arc<[Task]>,
+    tasks: std::sync::Arc<[FilterSpec]>,
 }
 
 impl Wanted {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Defaults, PlanError};
 use crate::{
-    model::{Animation, ImageFormat, SourceFacts},
+    model::{Animation, ImageFormat, Size, SourceFacts},
     spec::{Accepted, FilterSpec, Operation, OutputFormat, Quality},
 };
 
@@ -111,11 +111,35 @@ enum Asked {
     Auto(Accepted),
 }
 
+/// The encodings that a spec leaves to choose from, the best first.
+pub(super) struct Choice {
+    better: Vec<Encoding>,
+    /// What every client shows, or was asked for.
+    last: Encoding,
+}
+
+impl Choice {
+    fn only(last: Encoding) -> Self {
+        Self { better: Vec::new(), last }
+    }
+
+    /// Whether a vector image stays one.
+    pub fn is_vector(&self) -> bool {
+        self.last == Encoding::Svg
+    }
+
+    /// The best encoding that can hold a rendition of this size; where none can, the last one.
+    pub fn that_holds(&self, size: Size) -> Encoding {
+        let side = size.width.max(size.height);
+        self.better.iter().copied().find(|encoding| side <= encoding.max_side()).unwrap_or(self.last)
+    }
+}
+
 /// The last `format-` wins, else the source's own format after the conversions; the last quality of that format wins, else
 /// the config's.
-pub(super) fn choose(facts: &SourceFacts, spec: &FilterSpec, defaults: &Defaults) -> Result<Encoding, PlanError> {
+pub(super) fn choose(facts: &SourceFacts, spec: &FilterSpec, defaults: &Defaults) -> Result<Choice, PlanError> {
     match facts.format {
-        ImageFormat::Svg if !spec.needs_pixels() => return Ok(Encoding::Svg),
+        ImageFormat::Svg if !spec.needs_pixels() => return Ok(Choice::only(Encoding::Svg)),
         ImageFormat::Heic if !cfg!(feature = "heic") => return Err(PlanError::NoDecoder(facts.format)),
         ImageFormat::Jpeg
         | ImageFormat::Png
@@ -133,11 +157,24 @@ pub(super) fn choose(facts: &SourceFacts, spec: &FilterSpec, defaults: &Defaults
         Operation::FormatAuto(accepted) => Some(Asked::Auto(*accepted)),
         _ => None,
     });
-    let output = match asked {
-        Some(Asked::Format(output)) => output,
-        Some(Asked::Auto(accepted)) => OutputFormat { format: negotiated(facts, accepted, defaults), lossless: false },
-        None => OutputFormat { format: converted(facts, defaults), lossless: false },
-    };
+    let encode = |format| encoding(facts, spec, defaults, OutputFormat { format, lossless: false });
+    match asked {
+        Some(Asked::Format(output)) => encoding(facts, spec, defaults, output).map(Choice::only),
+        Some(Asked::Auto(accepted)) => {
+            let (better, last) = negotiated(facts, accepted, defaults);
+            Ok(Choice { better: better.map(&encode).collect::<Result<_, _>>()?, last: encode(last)? })
+        }
+        None => encode(converted(facts, defaults)).map(Choice::only),
+    }
+}
+
+/// A format with its settings.
+fn encoding(
+    facts: &SourceFacts,
+    spec: &FilterSpec,
+    defaults: &Defaults,
+    output: OutputFormat,
+) -> Result<Encoding, PlanError> {
     let quality = |pick: fn(&Operation) -> Option<Quality>, default| super::last(spec, pick).unwrap_or(default);
     Ok(match output.format {
         ImageFormat::Jpeg => Encoding::Jpeg {
@@ -192,22 +229,25 @@ fn converted(facts: &SourceFacts, defaults: &Defaults) -> ImageFormat {
     }
 }
 
-/// `format-auto`: AVIF before WebP where the client shows them, else what every browser shows. An animation goes on moving.
-fn negotiated(facts: &SourceFacts, accepted: Accepted, defaults: &Defaults) -> ImageFormat {
+/// `format-auto`: AVIF before WebP where the client shows them, and what every browser shows. An animation goes on moving.
+fn negotiated(
+    facts: &SourceFacts,
+    accepted: Accepted,
+    defaults: &Defaults,
+) -> (impl Iterator<Item = ImageFormat>, ImageFormat) {
+    let moves = moves(facts, defaults);
     let transparent = facts.bytes_per_pixel == 2 || (facts.bytes_per_pixel == 4 && facts.format != ImageFormat::Jpeg);
-    match (moves(facts, defaults), accepted) {
-        (false, Accepted { avif: true, .. }) => ImageFormat::Avif,
-        (_, Accepted { webp: true, .. }) => ImageFormat::Webp,
-        (true, _) => ImageFormat::Gif,
-        (false, _) => match facts.format {
-            ImageFormat::Jpeg | ImageFormat::Heic => ImageFormat::Jpeg,
-            ImageFormat::Png | ImageFormat::Gif | ImageFormat::Bmp | ImageFormat::Ico | ImageFormat::Svg => {
-                ImageFormat::Png
-            }
-            ImageFormat::Webp | ImageFormat::Avif | ImageFormat::Tiff if transparent => ImageFormat::Png,
-            ImageFormat::Webp | ImageFormat::Avif | ImageFormat::Tiff => ImageFormat::Jpeg,
-        },
-    }
+    let better = [(accepted.avif && !moves, ImageFormat::Avif), (accepted.webp, ImageFormat::Webp)];
+    let last = match facts.format {
+        _ if moves => ImageFormat::Gif,
+        ImageFormat::Jpeg | ImageFormat::Heic => ImageFormat::Jpeg,
+        ImageFormat::Png | ImageFormat::Gif | ImageFormat::Bmp | ImageFormat::Ico | ImageFormat::Svg => {
+            ImageFormat::Png
+        }
+        ImageFormat::Webp | ImageFormat::Avif | ImageFormat::Tiff if transparent => ImageFormat::Png,
+        ImageFormat::Webp | ImageFormat::Avif | ImageFormat::Tiff => ImageFormat::Jpeg,
+    };
+    (better.into_iter().filter_map(|(shows, format)| shows.then_some(format)), last)
 }
 
 /// Whether the source is an animation that may go on being one.

@@ -171,8 +171,8 @@ impl Plan {
         focal_point: Option<FocalPoint>,
         defaults: &Defaults,
     ) -> Result<Self, PlanError> {
-        let encoding = encoding::choose(facts, spec, defaults)?;
-        let is_vector = encoding == Encoding::Svg;
+        let choice = encoding::choose(facts, spec, defaults)?;
+        let is_vector = choice.is_vector();
         let vector_spec = is_vector.then(|| spec.for_vectors());
         let spec = vector_spec.as_ref().unwrap_or(spec);
         let found = |look: Look| findings.of(look).ok_or(PlanError::Unseen(look));
@@ -183,6 +183,7 @@ impl Plan {
         };
         let size = facts.document.unwrap_or(facts.upright_size().into());
         let Solved { turn, crop, output_size, document, canvas } = solve(size, content, spec, focal_point)?;
+        let encoding = choice.that_holds(canvas.unwrap_or(output_size));
         let opaque_only = (!encoding.has_alpha()).then_some(Rgb::WHITE);
         let canvas = canvas.map(|size| Canvas { size, color: canvas_color(spec).or(opaque_only) });
         let turn = facts.orientation.then(turn);
