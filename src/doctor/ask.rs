@@ -11,6 +11,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
+use url::Url;
 
 use super::canary::{ASKED_AGAIN, ASKED_AGAIN_UNMARKED};
 use crate::{
@@ -30,8 +31,8 @@ pub struct Public {
     client: Client,
     /// What signed paths are appended to.
     base: String,
-    /// The same without a path.
-    origin: String,
+    /// The same, taken apart.
+    site: Url,
     timeout: Duration,
     /// What goes along with each request: the credentials that a route wants.
     pub credentials: HeaderMap,
@@ -44,10 +45,10 @@ impl Public {
     /// [`RemoteError`] for what is no URL, or without certificates to trust.
     pub fn new(url: &str, timeout: Duration, insecure: bool, credentials: HeaderMap) -> Result<Self, RemoteError> {
         let base = url.trim_end_matches('/').to_owned();
-        let parsed = url::Url::parse(&base).map_err(|_| RemoteError::Url)?;
+        let site = Url::parse(&base).map_err(|_| RemoteError::Url)?;
         let fetch = Fetch::new(&base, timeout, MAX_BYTES)?;
         let client = if insecure { Client::unverified(&fetch)? } else { Client::new(&fetch)? };
-        Ok(Self { client, base, origin: parsed.origin().ascii_serialization(), timeout, credentials })
+        Ok(Self { client, base, site, timeout, credentials })
     }
 
     /// The URL as it was given.
@@ -57,7 +58,7 @@ impl Public {
 
     /// The port that answers.
     pub fn port(&self) -> Option<u16> {
-        url::Url::parse(&self.base).ok()?.port_or_known_default()
+        self.site.port_or_known_default()
     }
 
     /// A signed path, asked for.
@@ -76,19 +77,23 @@ impl Public {
         self.fetch(method, &format!("{}{path}", self.base), more).await
     }
 
-    /// What is at a path of the whole site, or at another address that a redirect named.
+    /// What is at a path of the whole site, or at another address that a redirect named (RFC 9110, 10.2.2).
     ///
     /// # Errors
     /// As [`Self::get`].
     pub async fn elsewhere(&self, location: &str) -> Result<Answer, RemoteError> {
-        let url = if location.starts_with('/') { format!("{}{location}", self.origin) } else { location.to_owned() };
-        self.fetch(Method::GET, &url, &[]).await
+        let url = self.site.join(location).map_err(|_| RemoteError::Url)?;
+        self.fetch(Method::GET, url.as_str(), &[]).await
+    }
+
+    /// Whether an address is of the site that the credentials were given for: the same scheme, host and port (RFC 6454).
+    fn is_at_home(&self, url: &str) -> bool {
+        Url::parse(url).is_ok_and(|url| url.origin() == self.site.origin())
     }
 
     async fn fetch(&self, method: Method, url: &str, more: &[(&str, &str)]) -> Result<Answer, RemoteError> {
         let mut headers = HeaderMap::new();
-        // Credentials are for the site that they were given for.
-        if url.starts_with(&self.origin) {
+        if self.is_at_home(url) {
             headers.clone_from(&self.credentials);
         }
         for (name, value) in more {
@@ -209,5 +214,35 @@ impl Answer {
             false => String::new(),
         };
         format!("{} {media}{sentence}, {} bytes{server}", self.status(), self.body().len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_go_to_their_own_origin_only() {
+        let public = Public::new("http://images.example/a", Duration::from_secs(1), false, HeaderMap::new()).unwrap();
+        for (url, is_at_home) in [
+            ("http://images.example/a/b", true),
+            ("http://IMAGES.example:80/", true),
+            ("http://images.example.evil/", false),
+            ("http://images.example@evil.example/", false),
+            ("http://images.example:8080/", false),
+            ("https://images.example/", false),
+            ("http://evil.example/http://images.example/", false),
+            ("not a URL", false),
+        ] {
+            assert_eq!(public.is_at_home(url), is_at_home, "{url}");
+        }
+        // What a redirect names.
+        for (location, address) in [
+            ("/files/x", "http://images.example/files/x"),
+            ("//evil.example/x", "http://evil.example/x"),
+            ("http://images.example.evil/x", "http://images.example.evil/x"),
+        ] {
+            assert_eq!(public.site.join(location).unwrap().as_str(), address);
+        }
     }
 }
