@@ -7,15 +7,12 @@ use std::time::{Duration, SystemTime};
 use serde::{Serialize, Serializer};
 use thiserror::Error;
 
-use super::{Link, Route, Scheme, Subject, Verifier};
+use super::{Known, LAST_SECOND, Link, Route, Scheme, Subject, Verifier};
 use crate::{
     config::Config,
     model::{ImageFormat, MediaPath},
     spec::{FilterSpec, Operation, SpecError},
 };
-
-/// The end of the year 9999: later than any link has to work, and a number that every client's clock can hold.
-const LAST_SECOND: u64 = 253_402_300_799;
 
 /// What links are asked for.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +31,8 @@ pub struct Wanted<'a> {
     pub download: Option<&'a str>,
     /// The decorative last segment of an id URL; where none is named, one with the output's extension.
     pub filename: Option<&'a str>,
+    /// What the signing key may have bounds for.
+    pub known: Known<'a>,
 }
 
 /// Which renditions of an image.
@@ -109,6 +108,14 @@ pub enum LinkError {
         /// The scheme.
         scheme: Scheme,
     },
+    /// Every key of the route that would sign for this has a bound on the rendition's size.
+    #[error("the signing key signs for {most} pixels at most, and this has {pixels}")]
+    Pixels {
+        /// The largest of the bounds.
+        most: u64,
+        /// The rendition's size.
+        pixels: u64,
+    },
     /// Wagtail's scheme signs less.
     #[error("a Wagtail signature covers an id and a spec only: no path, expiry or download")]
     NotInWagtail,
@@ -129,7 +136,7 @@ impl LinkError {
         match self {
             Self::Reference(_) | Self::Source(_) => "ref",
             Self::PresetSet { .. } => "preset_set",
-            Self::Spec { .. } | Self::SpecCharacter | Self::NotAPreset { .. } => "spec",
+            Self::Spec { .. } | Self::SpecCharacter | Self::NotAPreset { .. } | Self::Pixels { .. } => "spec",
             Self::Route(_) => "route",
             Self::NoKey { .. } | Self::NotInWagtail => "scheme",
             Self::Life => "expires",
@@ -199,11 +206,18 @@ impl Verifier {
                 true => Scheme::Wagtail,
                 false => Scheme::Native,
             });
-            let link =
-                Link { subject: &subject, filter_spec: spec, filename: &filename, expires, download: wanted.download };
-            let path = self.sign(route, scheme, &link).ok_or_else(|| match scheme {
-                Scheme::Wagtail if !route.wagtail_keys.is_empty() => LinkError::NotInWagtail,
-                scheme => LinkError::NoKey { route: route.name.to_string(), scheme },
+            let (download, known) = (wanted.download, wanted.known);
+            let link = Link { subject: &subject, filter_spec: spec, filename: &filename, expires, download, known };
+            let path = self.sign(route, scheme, &link, now).ok_or_else(|| {
+                let no_key = LinkError::NoKey { route: route.name.to_string(), scheme };
+                match (scheme, known.pixels) {
+                    (Scheme::Wagtail, _) if !route.wagtail_keys.is_empty() => LinkError::NotInWagtail,
+                    (Scheme::Wagtail, _) | (Scheme::Native, None) => no_key,
+                    (Scheme::Native, Some(pixels)) => match self.most_pixels(route, &link, now) {
+                        Some(most) => LinkError::Pixels { most, pixels },
+                        None => no_key,
+                    },
+                }
             })?;
             Ok((spec.clone(), format!("{}{path}", config.server.public_url)))
         };
@@ -286,7 +300,7 @@ pub fn parse_life(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Secret, SourceConfig};
+    use crate::config::{Secret, SigningConfig, SigningKeyConfig, SourceConfig};
 
     fn config() -> Config {
         let mut config = Config::default();
@@ -301,7 +315,8 @@ mod tests {
 
     fn wanted(reference: &'static str) -> Wanted<'static> {
         let renditions = Renditions::Of("width-800");
-        Wanted { reference, renditions, route: None, scheme: None, life: None, download: None, filename: None }
+        let known = Known::default();
+        Wanted { reference, renditions, route: None, scheme: None, life: None, download: None, filename: None, known }
     }
 
     #[test]
@@ -349,6 +364,41 @@ mod tests {
         assert!(text.find("\"width-800\"").unwrap() < text.find("\"hero\"").unwrap(), "{text}");
         let urls: Vec<&str> = links.urls().collect();
         assert!(urls[0].ends_with("/42/width-800/42.jpg") && urls[1].ends_with("/42/hero/42.webp"), "{urls:?}");
+    }
+
+    /// The first key that signs for what is known of the image, whatever the others are bound to.
+    #[test]
+    fn a_key_that_signs_for_the_image_is_found() {
+        let key = |id: &str, sources: Option<Vec<String>>, max_pixels| SigningKeyConfig {
+            id: id.into(),
+            secret: Some(Secret::new(format!("{id}-{id}-{id}-{id}"))),
+            sources,
+            max_pixels,
+            ..SigningKeyConfig::default()
+        };
+        let mut config = config();
+        config.signing = SigningConfig {
+            keys: vec![
+                key("other", Some(vec!["other".into()]), None),
+                key("small", None, Some(100)),
+                key("large", None, Some(1_000)),
+            ],
+            ..SigningConfig::default()
+        };
+        let verifier = Verifier::new(&config).unwrap();
+        let now = SystemTime::now();
+        let by = |source: Option<&'static str>, pixels| {
+            let links = verifier.links(&config, &Wanted { known: Known { source, pixels }, ..wanted("42") }, now)?;
+            let url = links.urls().next().unwrap().strip_prefix(&config.server.public_url).unwrap().to_owned();
+            let (route, url) = verifier.table().resolve(&url, None).unwrap();
+            Ok(verifier.verify_signature(route, &url, now).unwrap().key_id().to_string())
+        };
+        assert_eq!(by(None, None), Ok("other".into()), "nothing is known: the first");
+        assert_eq!(by(Some("other"), Some(2_000)), Ok("other".into()));
+        assert_eq!(by(Some("media"), None), Ok("small".into()));
+        assert_eq!(by(Some("media"), Some(100)), Ok("small".into()));
+        assert_eq!(by(Some("media"), Some(101)), Ok("large".into()));
+        assert_eq!(by(Some("media"), Some(1_001)), Err(LinkError::Pixels { most: 1_000, pixels: 1_001 }));
     }
 
     #[test]

@@ -21,7 +21,7 @@ mod verifier;
 
 pub use forward::SiteRefusal;
 pub use keys::{KeyError, KeyRing, NativeKey, WagtailKey, fresh_secret};
-pub use link::Link;
+pub use link::{Known, Link};
 pub use links::{LinkError, Links, Renditions, Wanted, parse_life};
 pub use ops_token::OpsToken;
 pub use page::{PageDoor, PageSession};
@@ -32,3 +32,7 @@ pub use scope::Scope;
 pub use signature::Scheme;
 pub use url::{SignedUrl, Subject, UrlError, UrlParts};
 pub use verifier::{Bearer, Verifier};
+
+/// The end of the year 9999, in Unix seconds: later than any link or token has to work, and a number that every client's clock can
+/// hold. What is beyond is no date but a mistake.
+const LAST_SECOND: u64 = 253_402_300_799;

@@ -286,6 +286,7 @@ mod tests {
     use crate::config::{Secret, SigningKeyConfig};
 
     const KEY: &str = "0123456789abcdef";
+    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
     fn verifier(edit: impl FnOnce(&mut Config)) -> Verifier {
         let mut config = Config::default();
@@ -315,13 +316,13 @@ mod tests {
         let route = &verifier.table().routes()[0];
         let id = Subject::Id("42".into());
         let url = verifier
-            .sign(route, Scheme::Native, &Link { filename: "x.jpg", ..Link::new(&id, "fill-100x100") })
+            .sign(route, Scheme::Native, &Link { filename: "x.jpg", ..Link::new(&id, "fill-100x100") }, NOW)
             .expect("a key");
         assert_eq!(url, "/images/gLUj4AI-KVV6vyJkAdygJWEnRR3k4AxJSIbaTjeMd64/42/fill-100x100/x.jpg");
         let path = Subject::Path { source: "media".into(), path: "2024/café 1.jpg".into() };
         let spec = "width-400|format-webp";
         let link = Link { expires: Some(1_893_456_000), download: Some("My Photo.webp"), ..Link::new(&path, spec) };
-        let url = verifier.sign(route, Scheme::Native, &link).expect("a key");
+        let url = verifier.sign(route, Scheme::Native, &link, NOW).expect("a key");
         assert!(url.starts_with("/images/lzDKeLQtl3Du06OULBfeMDfIWtYmVAyHAfZVh8rQjLs/media/"), "{url}");
         let verified = verify(&verifier, &url, 1_893_455_000).expect("a good URL");
         assert_eq!(verified.download(), Some("My Photo.webp"));
@@ -364,13 +365,12 @@ mod tests {
         let verifier = verifier(|config| config.signing.wagtail_keys = vec![Secret::new(KEY.into())]);
         let route = &verifier.table().routes()[0];
         let subject = Subject::Path { source: "media".into(), path: "a.jpg".into() };
-        assert!(verifier.sign(route, Scheme::Wagtail, &Link::new(&subject, "original")).is_none());
+        assert!(verifier.sign(route, Scheme::Wagtail, &Link::new(&subject, "original"), NOW).is_none());
         let id = Subject::Id("7".into());
-        assert!(
-            verifier.sign(route, Scheme::Wagtail, &Link { expires: Some(1), ..Link::new(&id, "original") }).is_none()
-        );
+        let ending = Link { expires: Some(1), ..Link::new(&id, "original") };
+        assert!(verifier.sign(route, Scheme::Wagtail, &ending, NOW).is_none());
         for scheme in [Scheme::Wagtail, Scheme::Native] {
-            let url = verifier.sign(route, scheme, &Link::new(&id, "original")).expect("a key");
+            let url = verifier.sign(route, scheme, &Link::new(&id, "original"), NOW).expect("a key");
             assert_eq!(verify(&verifier, &url, 0).expect("its own").scheme(), scheme);
         }
     }
@@ -381,7 +381,7 @@ mod tests {
         let closed = verifier(|config| config.signing.presets_only = true);
         let id = Subject::Id("42".into());
         for scheme in [Scheme::Wagtail, Scheme::Native] {
-            let sign = |spec| open.sign(&open.table().routes()[0], scheme, &Link::new(&id, spec)).expect("a key");
+            let sign = |spec| open.sign(&open.table().routes()[0], scheme, &Link::new(&id, spec), NOW).expect("a key");
             let url = sign("hero");
             let hero = verify(&closed, &url, 0).expect("a preset");
             assert_eq!((hero.filter_spec(), hero.preset()), ("fill-1600x600|format-webp", Some("hero")));

@@ -1,6 +1,6 @@
 //! `sendimage demo`
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::SystemTime};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -46,12 +46,12 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     config.page.password = Some(Secret::new(password.clone()));
     let log = start_log(&config.log);
 
-    let verifier = Verifier::new(&config)?;
+    let (verifier, now) = (Verifier::new(&config)?, SystemTime::now());
     let urls: Vec<String> = SPECS
         .iter()
         .filter_map(|spec| {
             let subject = Subject::Path { source: "media".into(), path: "photo.jpg".into() };
-            verifier.sign(&verifier.table().routes()[0], Scheme::Native, &Link::new(&subject, spec))
+            verifier.sign(&verifier.table().routes()[0], Scheme::Native, &Link::new(&subject, spec), now)
         })
         .collect();
     runtime()?.block_on(serve::serve(&config, None, Inherited::default(), &log, |address, page| {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use clap::{Args, ValueEnum};
 
 use super::{CommandError, CommandResult, ConfigArgument, bad_spec, print_json};
-use crate::access::{LinkError, Renditions, Scheme, Verifier, Wanted, parse_life};
+use crate::access::{Known, LinkError, Renditions, Scheme, Verifier, Wanted, parse_life};
 
 /// Prints a signed URL.
 #[derive(Debug, Args)]
@@ -70,6 +70,7 @@ pub fn run(arguments: &Arguments) -> CommandResult {
         life: arguments.expires,
         download: arguments.download.as_deref(),
         filename: arguments.filename.as_deref(),
+        known: Known::default(),
     };
     let links = verifier.links(&config, &wanted, SystemTime::now()).map_err(|error| match error {
         LinkError::Spec { text, error } => bad_spec(&text, error),

@@ -10,8 +10,8 @@
 use std::time::{Duration, SystemTime};
 
 use crate::{
-    access::{ImageRef, Link, Route, Scheme, SignedRequest, Subject, VerifiedRequest, Verifier},
-    model::{ImageFormat, ImageId, MediaPath, RenditionKey, SourceKey, SourceRef, SourceVersion},
+    access::{Link, Route, Scheme, SignedRequest, Subject, VerifiedRequest, Verifier},
+    model::{ImageFormat, MediaPath, RenditionKey, SourceKey, SourceRef, SourceVersion},
 };
 
 /// The name of the canaries' source. A source in a config has no dot in its name.
@@ -149,12 +149,12 @@ impl Canary {
     /// The canary that a verified request asks for, if it does.
     pub fn of(verified: &VerifiedRequest<'_>, now: SystemTime) -> Option<Self> {
         let signed: &SignedRequest<'_> = verified;
-        let (nonce, kind, left) = match (signed.subject(), signed.image()) {
-            (Subject::Path { source, path }, _) if source == SOURCE => {
+        let (nonce, kind, left) = match signed.subject() {
+            Subject::Path { source, path } if source == SOURCE => {
                 let mut parts = path.splitn(3, '/');
                 (parts.next()?, parts.next()?, verified.left()?)
             }
-            (_, ImageRef::Id(ImageId(0))) if signed.scheme() == Scheme::Wagtail => {
+            Subject::Id(id) if signed.scheme() == Scheme::Wagtail && id.parse() == Ok(0_u64) => {
                 let mut parts = signed.named_spec().strip_prefix(SPEC)?.strip_prefix('.')?.splitn(3, '.');
                 let (nonce, kind, expires) = (parts.next()?, parts.next()?, parts.next()?.parse().ok()?);
                 let end = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(expires))?;
@@ -187,7 +187,7 @@ impl Signer<'_> {
         let path = format!("{}/{}{separator}{tail}", nonce.0, kind.name());
         let subject = Subject::Path { source: SOURCE.into(), path: path.into() };
         let link = Link { expires: Some(end), ..Link::new(&subject, self.spec) };
-        let native = self.verifier.sign(self.route, Scheme::Native, &link);
+        let native = self.verifier.sign(self.route, Scheme::Native, &link, now);
         native.or_else(|| {
             if self.route.presets_only {
                 return None;
@@ -195,7 +195,7 @@ impl Signer<'_> {
             let spec = format!("{SPEC}.{}.{}.{end}", nonce.0, kind.name());
             let subject = Subject::Id("0".into());
             let link = Link { filename: tail, ..Link::new(&subject, &spec) };
-            self.verifier.sign(self.route, Scheme::Wagtail, &link)
+            self.verifier.sign(self.route, Scheme::Wagtail, &link, now)
         })
     }
 }
@@ -260,11 +260,11 @@ mod tests {
         let subject = Subject::Path { source: "media".into(), path: path.clone().into() };
         let end = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() + 60;
         let link = Link { expires: Some(end), ..Link::new(&subject, "original") };
-        let target = verifier.sign(route, Scheme::Native, &link).unwrap();
+        let target = verifier.sign(route, Scheme::Native, &link, SystemTime::now()).unwrap();
         assert_eq!(read(&verifier, &target, SystemTime::now()), None);
         // One without an end would be one for ever.
         let subject = Subject::Path { source: SOURCE.into(), path: path.into() };
-        let target = verifier.sign(route, Scheme::Native, &Link::new(&subject, "original")).unwrap();
+        let target = verifier.sign(route, Scheme::Native, &Link::new(&subject, "original"), SystemTime::now()).unwrap();
         assert_eq!(read(&verifier, &target, SystemTime::now()), None);
     }
 

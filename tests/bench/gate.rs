@@ -55,7 +55,7 @@ fn config(keys: usize) -> Config {
 }
 
 fn signed(verifier: &Verifier, scheme: Scheme, subject: &Subject<'_>, spec: &str) -> String {
-    verifier.sign(&verifier.table().routes()[0], scheme, &Link::new(subject, spec)).unwrap()
+    verifier.sign(&verifier.table().routes()[0], scheme, &Link::new(subject, spec), SystemTime::now()).unwrap()
 }
 
 const SPEC: &str = "fill-400x300|format-webp|webpquality-70";

@@ -528,7 +528,9 @@ fn a_canary_is_of_use_to_nobody_else() {
     let path = format!("{}/file", "0".repeat(32));
     let subject = sendimage::access::Subject::Path { source: "canary.sendimage".into(), path: path.into() };
     let link = sendimage::access::Link::new(&subject, "original");
-    let target = verifier.sign(&verifier.table().routes()[0], sendimage::access::Scheme::Native, &link).unwrap();
+    let target = verifier
+        .sign(&verifier.table().routes()[0], sendimage::access::Scheme::Native, &link, std::time::SystemTime::now())
+        .unwrap();
     assert_eq!(site.gate("GET", &target, "").status, 404);
     assert!(site.stored().is_empty());
     // Nor can a config have a source of that name.

@@ -284,7 +284,14 @@ fn refusals(pair: &Pair) {
 fn bad_spec(site: &Site) -> String {
     let verifier = Verifier::new(&load(Some(&site.config())).unwrap().config).unwrap();
     let subject = Subject::Path { source: "media".into(), path: "refusals.jpg".into() };
-    verifier.sign(&verifier.table().routes()[0], Scheme::Native, &Link::new(&subject, "width0")).unwrap()
+    verifier
+        .sign(
+            &verifier.table().routes()[0],
+            Scheme::Native,
+            &Link::new(&subject, "width0"),
+            std::time::SystemTime::now(),
+        )
+        .unwrap()
 }
 
 fn names(pair: &Pair) {

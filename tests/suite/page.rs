@@ -507,6 +507,24 @@ fn a_key_with_bounds_signs_nothing_beyond_them() {
     assert!(error["message"].as_str().unwrap().contains("2000 pixels"), "{error}");
 }
 
+/// Of several keys the page signs with the first that signs for the image's source and the rendition's size.
+#[test]
+fn links_are_signed_by_a_key_that_admits_the_image() {
+    let page = Paged::new(
+        "[sources.other]\nkind = \"fs\"\nroot = \"{dir}/media\"\n[signing]\nkeys = [\
+         { id = \"other\", secret = \"0123456789abcdef\", sources = [\"other\"] }, \
+         { id = \"small\", secret = \"small-small-small-small\", max_pixels = 2000 }, \
+         { id = \"large\", secret = \"large-large-large-large\", max_pixels = 4000 }]\n",
+    );
+    let session = page.session();
+    for spec in ["fill-40x40", "fill-60x60"] {
+        let url = session.solve(json!({"ref": "1", "spec": spec}))["url"].clone();
+        assert_eq!(page.site.gate("GET", &page.site.target(&url), "").status, 200, "{spec}: {url}");
+    }
+    let (_, error) = session.refused("/api/solve", json!({"ref": "1", "spec": "fill-80x80"}));
+    assert!(error["message"].as_str().unwrap().contains("4000 pixels"), "{error}");
+}
+
 #[test]
 fn assets_are_asked_about_and_kept() {
     let page = Paged::new("");

@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 
 use super::{JSON, failure::CallError, text};
 use crate::{
-    access::{LinkError, Links, OpsToken, Renditions, Scheme, Subject, Wanted, parse_life},
+    access::{Known, LinkError, Links, OpsToken, Renditions, Scheme, Subject, Wanted, parse_life},
     app::App,
     http::request_id::{RequestId, X_REQUEST_ID},
     offload::Body,
@@ -288,6 +288,7 @@ fn sign(app: &App, body: SignBody) -> Result<Signed, CallError> {
         life: body.expires.map(|Life(life)| life),
         download: body.download.as_deref(),
         filename: body.filename.as_deref(),
+        known: Known::default(),
     };
     let links = app.verifier.links(app.config(), &wanted, SystemTime::now())?;
     let first = links.urls().next().map(str::to_owned);

@@ -13,7 +13,7 @@ use super::{
     api::{catalogue_error, failed},
 };
 use crate::{
-    access::{LinkError, Renditions, SignedUrl, Subject, Wanted},
+    access::{Known, LinkError, Renditions, Subject, Wanted},
     app::App,
     http::failure::RequestError,
     model::{FocalPoint, ImageId, MediaPath, Size, SourceImage, SourceRef},
@@ -203,6 +203,7 @@ fn link(
         life: asked.expires.map(Duration::from_secs),
         download: asked.download.as_deref(),
         filename: (is_id && !spec.is_auto()).then_some(name.as_str()),
+        known: Known { source: Some(&image.location.source), pixels: Some(plan.rendition_size().pixels()) },
     };
     let links = app.verifier.links(app.config(), &wanted, now).map_err(|error| match error {
         // Wagtail's scheme is all that this route has.
@@ -212,26 +213,7 @@ fn link(
         LinkError::NoKey { .. } => PageError::field("route", sentence(&error)),
         error => link_error(text, error),
     })?;
-    let url = links.urls().next().unwrap_or_default().to_owned();
-    admit(app, &url, plan, now)?;
-    Ok(url)
-}
-
-/// The signing key may have bounds that only now can be seen.
-fn admit(app: &App, url: &str, plan: &Plan, now: SystemTime) -> Result<(), PageError> {
-    let target = url.strip_prefix(&app.config().server.public_url).unwrap_or(url);
-    let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
-    let refused = || PageError::field("spec", "The signing key does not sign for this image, preset or size");
-    let (route, url): (_, SignedUrl<'_>) = app.verifier.table().resolve(path, query).map_err(|_| refused())?;
-    let signed = app.verifier.verify_signature(route, &url, now).map_err(|_| refused())?;
-    let pixels = plan.rendition_size().pixels();
-    match signed.scope().and_then(|scope| scope.max_pixels) {
-        Some(most) if pixels > most => {
-            let says = format!("The signing key signs for {most} pixels at most, and this has {pixels}");
-            Err(PageError::field("spec", says))
-        }
-        _ => Ok(()),
-    }
+    Ok(links.urls().next().unwrap_or_default().to_owned())
 }
 
 async fn resolve(app: &Arc<App>, image: &SourceImage, spec: &FilterSpec) -> Result<Resolved, PageError> {
