@@ -62,6 +62,11 @@ impl Jwks {
         })
     }
 
+    /// Takes over what another one has fetched from the same place, as old as it is. What it is fetching now is not waited for.
+    pub fn adopt(&self, other: &Self) {
+        self.known.store(other.known.load_full());
+    }
+
     /// The keys, as far as they are known and not too old to be believed.
     pub fn keys(&self) -> Arc<[TokenKey]> {
         let known = self.known.load();
@@ -121,5 +126,28 @@ impl Jwks {
             hyper::StatusCode::OK => key_set(answer.body(), false),
             status => Err(format!("the answer is {status}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{access::token::Tokens, config::JwtConfig};
+
+    fn tokens(jwks_refresh_seconds: f64) -> Tokens {
+        let jwks_url = Some("http://127.0.0.1:9/keys".into());
+        Tokens::new(&JwtConfig { jwks_url, jwks_refresh_seconds, ..JwtConfig::default() }).unwrap()
+    }
+
+    /// A reload keeps the keys and nothing else of the old config.
+    #[test]
+    fn fetched_keys_outlive_a_config_and_its_intervals_do_not() {
+        let (old, new) = (tokens(300.0), tokens(5.0));
+        let set = br#"{"keys": [{"kty": "oct", "kid": "a", "k": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY"}]}"#;
+        let keys = key_set(set, true).unwrap().into();
+        old.jwks.as_ref().unwrap().known.store(Arc::new(Known { keys, since: Some(Instant::now()) }));
+        let new = new.with_keys_of(&old);
+        let jwks = new.jwks.as_ref().unwrap();
+        assert_eq!((jwks.keys().len(), jwks.fresh), (1, Duration::from_secs(5)));
     }
 }

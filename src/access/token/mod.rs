@@ -186,11 +186,11 @@ impl Tokens {
     }
 
     /// The same, with the key set that another checker has fetched from the same place already.
-    pub fn with_keys_of(mut self, other: &Self) -> Self {
+    pub fn with_keys_of(self, other: &Self) -> Self {
         if let (Some(ours), Some(theirs)) = (&self.jwks, &other.jwks)
             && ours.url() == theirs.url()
         {
-            self.jwks = Some(theirs.clone());
+            ours.adopt(theirs);
         }
         self
     }
