@@ -56,8 +56,7 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     };
     let token = mint(&config.auth.jwt, &minted, now).map_err(anyhow::Error::from)?;
     if arguments.json {
-        let expires =
-            now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() + arguments.ttl.as_secs();
+        let expires = minted.expires(now).map_err(anyhow::Error::from)?;
         return print_json(&json!({ "token": token, "expires": expires }));
     }
     println!("{token}");

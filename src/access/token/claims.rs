@@ -14,10 +14,7 @@ use serde::{
 use serde_json::{Map, Value};
 
 use super::{Grant, ImagePattern, Template, TokenError, keys::TokenKeyError};
-use crate::config::JwtConfig;
-
-/// Latest moment that a number of seconds may name: the year 9999. What is beyond is no date but a mistake.
-const LATEST_SECONDS: f64 = 253_402_300_799.0;
+use crate::{access::LAST_SECOND, config::JwtConfig};
 
 /// The fields of a header that matter: which key is meant, and what it is meant to do.
 #[derive(Debug)]
@@ -61,7 +58,7 @@ impl Claims {
         let Some(value) = self.0.get(name) else { return Ok(None) };
         // NumericDate: seconds, with a fraction if one likes (RFC 7519, 2). A number in quotes is none.
         let seconds = value.as_f64().filter(|_| value.is_number()).ok_or(TokenError::Malformed(malformed))?;
-        if !(0.0..=LATEST_SECONDS).contains(&seconds) {
+        if !(0.0..=LAST_SECOND as f64).contains(&seconds) {
             return Err(TokenError::Malformed(malformed));
         }
         Ok(Some(SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds)))

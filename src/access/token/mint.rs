@@ -10,7 +10,10 @@ use serde_json::json;
 use thiserror::Error;
 
 use super::keys::{TokenKeyError, library, secret};
-use crate::config::{JwtConfig, TokenAlgorithm, TokenKeyConfig};
+use crate::{
+    access::LAST_SECOND,
+    config::{JwtConfig, TokenAlgorithm, TokenKeyConfig},
+};
 
 /// Whom a token is about, and what it allows.
 #[derive(Clone, Debug)]
@@ -27,9 +30,27 @@ pub struct Minted<'a> {
     pub private_key_file: Option<&'a Path>,
 }
 
+impl Minted<'_> {
+    /// `exp` of a token that is made now, in Unix seconds.
+    ///
+    /// # Errors
+    /// [`MintError::Life`].
+    pub fn expires(&self, now: SystemTime) -> Result<u64, MintError> {
+        let end = unix_seconds(now).checked_add(self.ttl.as_secs());
+        end.filter(|end| *end <= LAST_SECOND).ok_or(MintError::Life)
+    }
+}
+
+fn unix_seconds(now: SystemTime) -> u64 {
+    now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 /// Why there is no token.
 #[derive(Debug, Error)]
 pub enum MintError {
+    /// An end that no clock can hold.
+    #[error("a token is not good beyond the year 9999")]
+    Life,
     /// No such key in the config.
     #[error("auth.jwt.keys has no such key")]
     NoKey,
@@ -66,8 +87,7 @@ pub fn mint(config: &JwtConfig, minted: &Minted<'_>, now: SystemTime) -> Result<
             }
         }
     };
-    let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let mut claims = json!({ "sub": minted.subject, "iat": seconds, "exp": seconds + minted.ttl.as_secs() });
+    let mut claims = json!({ "sub": minted.subject, "iat": unix_seconds(now), "exp": minted.expires(now)? });
     for (name, value) in [("aud", &config.audience), ("iss", &config.issuer)] {
         if let Some(value) = value {
             claims[name] = json!(value);

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::{
+    access::LAST_SECOND,
     config::{Secret, TokenAlgorithm, TokenKeyConfig},
     model::MediaPath,
 };
@@ -185,5 +186,9 @@ fn what_is_minted_is_good() {
             other => panic!("{kid}: {other:?}"),
         }
         assert_eq!(tokens.check_now(&token, at(1_900_000_066)), Err(TokenError::Expired));
+        for ttl in [Duration::MAX, Duration::from_secs(LAST_SECOND - 1_899_999_999)] {
+            let endless = mint(&config, &Minted { ttl, ..minted.clone() }, at(1_900_000_000));
+            assert!(matches!(endless, Err(MintError::Life)), "{endless:?}");
+        }
     }
 }
