@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http_body_util::{Either, Empty};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
-    header::{CONTENT_TYPE, ETAG, IF_RANGE, LAST_MODIFIED, RANGE},
+    header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue, IF_RANGE, LAST_MODIFIED, RANGE},
 };
 use tower_http::services::{ServeFile, fs::ServeFileSystemResponseBody};
 
@@ -21,22 +21,34 @@ pub(super) async fn respond(
     headers: &HeaderMap,
 ) -> Result<Response<Body>, OffloadError> {
     let mut streamed = ask(root, served, method, headers).await?;
-    // The library does not know If-Range: a part of this picture would be put behind the beginning of another one.
-    if streamed.status() == StatusCode::PARTIAL_CONTENT && is_outdated(headers, streamed.headers()) {
-        let mut whole = headers.clone();
-        whole.remove(RANGE);
-        streamed = ask(root, served, method, &whole).await?;
+    // The library does not know If-Range: a part of this picture would be put behind the beginning of another one, and a part
+    // beyond its end be refused.
+    let is_by_range = matches!(streamed.status(), StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE);
+    if is_by_range && headers.contains_key(IF_RANGE) {
+        let mut rangeless = headers.clone();
+        rangeless.remove(RANGE);
+        let whole = ask(root, served, method, &rangeless).await?;
+        if is_outdated(headers, whole.headers()) {
+            streamed = whole;
+        }
     }
     if streamed.status() == StatusCode::NOT_FOUND {
         return Err(OffloadError::Vanished);
     }
     let mut response = streamed.map(Either::Right);
     let is_partial = response.headers().get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"multipart/"));
+    let is_of_image =
+        matches!(response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED);
     let headers = response.headers_mut();
-    if !is_partial {
-        served.describe(headers);
+    if is_of_image {
+        if !is_partial {
+            served.describe(headers);
+        }
+        served.cache(headers)?;
+    } else {
+        // A condition or a range that this one request got wrong: nothing to keep.
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
-    served.cache(headers)?;
     added.secure(headers);
     Ok(response)
 }

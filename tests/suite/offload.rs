@@ -55,7 +55,25 @@ fn direct_streams_with_ranges_and_conditions() {
     assert_eq!((head.status, head.header("content-length")), (200, Some(whole.body.len().to_string())));
     let part = site.gate("GET", &url, "Range: bytes=5-14\r\n");
     assert_eq!((part.status, part.body.as_slice()), (206, &whole.body[5..15]));
-    assert_eq!(site.gate("GET", &url, "Range: bytes=9999999-\r\n").status, 416);
+    // What the range of one request comes to is nothing for a cache, and no image.
+    let failed = format!("If-Match: \"other\"\r\nIf-Unmodified-Since: Sun, 06 Nov 1994 08:49:37 GMT\r\n");
+    for (status, headers) in [(416, "Range: bytes=9999999-\r\n"), (412, failed.as_str())] {
+        let refused = site.gate("GET", &url, headers);
+        assert_eq!((refused.status, refused.header("cache-control").as_deref()), (status, Some("no-store")));
+        assert_eq!((refused.header("content-disposition"), refused.body.len()), (None, 0), "{status}");
+    }
+    // What a client has a part of is another picture: it gets this one whole, wherever the part would lie (RFC 9110, 13.1.5).
+    for (range, condition, status) in [
+        ("5-14", "\"other\"", 200),
+        ("9999999-", "\"other\"", 200),
+        ("9999999-", "Sun, 06 Nov 1994 08:49:37 GMT", 200),
+        ("5-14", etag.as_str(), 206),
+        ("9999999-", etag.as_str(), 416),
+    ] {
+        let answer = site.gate("GET", &url, &format!("Range: bytes={range}\r\nIf-Range: {condition}\r\n"));
+        assert_eq!(answer.status, status, "{range} {condition}");
+        assert!(status != 200 || answer.body == whole.body, "{range} {condition}");
+    }
     let not_modified = site.gate("GET", &url, &format!("If-None-Match: {etag}\r\n"));
     assert_eq!((not_modified.status, not_modified.body.len()), (304, 0));
     assert!(not_modified.header("etag").is_some() && not_modified.header("cache-control").is_some());
