@@ -180,7 +180,8 @@ fn note_trial(app: &App, refusal: VerifyError, request_id: &str) {
     tracing::info!(request.id = request_id, reason = %error, "would not be served, were log_only off");
 }
 
-fn count_allowed(app: &App, verified: &VerifiedRequest<'_>) {
+/// Counts a bearer whom the token or the site's word lets pass, where one was asked for.
+pub(super) fn count_allowed(app: &App, verified: &VerifiedRequest<'_>) {
     if verified.route().auth != AuthMode::Off && !verified.is_on_trial() {
         app.metrics.auth(AuthOutcome::Allowed);
     }
@@ -279,7 +280,8 @@ pub(super) async fn hand_over(
     let mut response = offload.respond(&served, method, headers).await?;
     // A place for the id that each answer gets at its end: the table of a copy would have to grow for it.
     response.headers_mut().insert(X_REQUEST_ID, HeaderValue::from_static(""));
-    let is_kept = how == How::Hit && !again && rank == Rank::Best && (*method == Method::GET || !offload.answers_by_method());
+    let is_kept =
+        how == How::Hit && !again && rank == Rank::Best && (*method == Method::GET || !offload.answers_by_method());
     if is_kept {
         let image = (verified.image().id(), image);
         app.solved.keep(verified, negotiable(verified, headers), image, &planned, (caching, life, &response));

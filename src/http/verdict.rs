@@ -91,6 +91,7 @@ async fn settle(app: &App, headers: &HeaderMap, request_id: &str) -> Result<Opti
         return judged.map_or(Ok(None), |(key, answer)| told(key.path(), answer.headers()));
     }
     if let Some(answer) = handler::hit(app, &verified, headers) {
+        handler::count_allowed(app, &verified);
         return told(answer.planned.key.path(), &answer.headers(max_age)?);
     }
     let image = handler::find_image(app, &verified, request_id).await?;
@@ -105,6 +106,7 @@ async fn settle(app: &App, headers: &HeaderMap, request_id: &str) -> Result<Opti
     let found = Found { ensured, negotiated: false, rank: Rank::Best };
     let terms = (Ask::Memory, max_age);
     let (answer, _) = handler::hand_over(app, &verified, &Method::GET, headers, terms, &image, found).await?;
+    handler::count_allowed(app, &verified);
     told(planned.key.path(), answer.headers())
 }
 

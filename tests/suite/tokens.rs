@@ -289,6 +289,14 @@ fn nginx_keeps_verdicts_for_each_bearer_apart() {
         hits,
         "nginx has its own memory of this bearer"
     );
+    // Each verdict that lets nginx serve the file counts, as a plain answer does.
+    let allowed = || site.metric(&format!("{AUTH}{{outcome=\"allowed\"}}"));
+    let before = allowed();
+    for _ in 0..3 {
+        let verdict = site.gate("GET", "/_verdict", &format!("X-Original-URI: {url}\r\n{good}"));
+        assert!(verdict.header("x-sendimage-path").is_some(), "{}", verdict.status);
+    }
+    assert_eq!(allowed(), before + 3.0);
 }
 
 #[test]
