@@ -30,13 +30,15 @@ pub fn file_name(stem: &str, format: ImageFormat) -> String {
 
 /// `inline`, or `attachment` for a download, with a name.
 ///
-/// Names of printable ASCII go into `filename` with quotes and backslashes escaped; others get an ASCII stand-in there and
-/// the real name in `filename*`, which every browser prefers. Control characters never leave the service.
+/// Names of printable ASCII go into `filename`, with quotes escaped; others, and those with a slash, a backslash or a percent
+/// sign, get a stand-in there and the real name in `filename*`, which every browser prefers. Control characters never leave the
+/// service, and a name that is too long loses the end of its stem.
 ///
 /// # Errors
 /// Never for a text without control characters; the type is hyper's.
 pub fn content_disposition(name: &str, download: bool) -> Result<HeaderValue, InvalidHeaderValue> {
-    let name: String = name.chars().filter(|c| !c.is_control()).take(MAX_CHARACTERS).collect();
+    let name: String = name.chars().filter(|c| !c.is_control()).collect();
+    let name = shortened(&name);
     let kind = if download { "attachment" } else { "inline" };
     let plain: String = name
         .chars()
@@ -50,6 +52,19 @@ pub fn content_disposition(name: &str, download: bool) -> Result<HeaderValue, In
     }
     let extended = utf8_percent_encode(&name, &EXTENDED_VALUE);
     HeaderValue::try_from(format!("{kind}; filename=\"{quoted}\"; filename*=UTF-8''{extended}"))
+}
+
+/// The name with [`MAX_CHARACTERS`] at most, its extension among them.
+fn shortened(name: &str) -> String {
+    /// Longest extension; what is longer is no extension but a sentence with a full stop.
+    const MAX_EXTENSION: usize = 16;
+    let length = |text: &str| text.chars().count();
+    if length(name) <= MAX_CHARACTERS {
+        return name.to_owned();
+    }
+    let extension = name.rfind('.').map_or("", |at| &name[at..]);
+    let extension = if length(extension) <= MAX_EXTENSION { extension } else { "" };
+    name.chars().take(MAX_CHARACTERS - length(extension)).chain(extension.chars()).collect()
 }
 
 #[cfg(test)]
@@ -70,6 +85,19 @@ mod tests {
             assert_eq!(content_disposition(name, false).expect("a value"), expected, "{name:?}");
         }
         assert_eq!(content_disposition("x", true).expect("a value"), "attachment; filename=\"x\"");
+    }
+
+    #[test]
+    fn a_long_name_keeps_its_extension() {
+        let long = "é".repeat(300);
+        for (name, expected) in [
+            (file_name(&long, ImageFormat::Webp), format!("{}.webp", "é".repeat(195))),
+            (format!("{long}.{long}"), "é".repeat(200)),
+            (format!("{}.webp", "a".repeat(195)), format!("{}.webp", "a".repeat(195))),
+            (long, "é".repeat(200)),
+        ] {
+            assert_eq!(shortened(&name), expected);
+        }
     }
 
     proptest! {
