@@ -49,7 +49,8 @@ impl NativeKey {
 }
 
 impl WagtailKey {
-    /// `wagtail-1`, `wagtail-2` ... in the config's order.
+    /// `wagtail-1`, `wagtail-2` ... in the config's order; the keys of a route's own have the route's name before that,
+    /// `NAME-wagtail-1`.
     pub fn id(&self) -> &Arc<str> {
         &self.id
     }
@@ -84,9 +85,9 @@ pub struct KeyRing {
 /// Why the keys are not usable. The message names the key by id, never by content.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum KeyError {
-    /// No key at all: nothing could ever be served.
-    #[error("signing: no key is set; `sendimage keygen` makes one")]
-    None,
+    /// No key at all: nothing could ever be served. The section that lacks them.
+    #[error("{0}: no key is set; `sendimage keygen` makes one")]
+    None(String),
     /// Two keys share an id.
     #[error("signing.keys: the id {0:?} is used twice")]
     DuplicateId(String),
@@ -108,8 +109,13 @@ pub enum KeyError {
     #[error("signing key {0:?}: secret_base64 is not base64")]
     NotBase64(String),
     /// An empty Wagtail key would accept what anybody signs.
-    #[error("signing.wagtail_keys: {0} is empty")]
-    Empty(String),
+    #[error("{key}: {id} is empty")]
+    Empty {
+        /// The config key.
+        key: String,
+        /// The key's id.
+        id: String,
+    },
     /// A key file cannot be read.
     #[error("signing key {id:?}: cannot read {file}: {error}")]
     Unreadable {
@@ -172,24 +178,36 @@ impl KeyRing {
             }
             native.push(native_key(key)?);
         }
-        Ok(Self { native, wagtail: wagtail_keys(&config.wagtail_keys, &config.wagtail_key_files)? })
+        let texts = config.wagtail_keys.iter().map(|text| ("signing.wagtail_keys", text.expose().as_bytes().to_vec()));
+        let mut wagtail: Vec<_> = texts.collect();
+        for file in &config.wagtail_key_files {
+            let id = format!("wagtail-{}", wagtail.len() + 1);
+            wagtail.push(("signing.wagtail_key_files", read_key_file(&id, file)?));
+        }
+        Ok(Self { native, wagtail: wagtail_keys("", wagtail)? })
     }
 }
 
-/// Wagtail keys from their texts and files, numbered in that order.
-pub(super) fn wagtail_keys(texts: &[Secret], files: &[impl AsRef<Path>]) -> Result<Vec<WagtailKey>, KeyError> {
-    let mut secrets: Vec<Vec<u8>> = texts.iter().map(|text| text.expose().as_bytes().to_vec()).collect();
-    for file in files {
-        secrets.push(read_key_file(&format!("wagtail-{}", secrets.len() + 1), file.as_ref())?);
-    }
-    secrets
-        .iter()
-        .enumerate()
-        .map(|(index, secret)| {
-            let id = format!("wagtail-{}", index + 1);
-            if secret.is_empty() { Err(KeyError::Empty(id)) } else { Ok(WagtailKey::new(id, secret)) }
-        })
-        .collect()
+/// The Wagtail keys of a route's own.
+pub(super) fn wagtail_keys_of_route(route: &str, texts: &[Secret]) -> Result<Vec<WagtailKey>, KeyError> {
+    let key = format!("routes.{route}.wagtail_keys");
+    wagtail_keys(&format!("{route}-"), texts.iter().map(|text| (key.as_str(), text.expose().as_bytes().to_vec())))
+}
+
+/// Wagtail keys from the config keys that they stand under and their bytes, numbered in that order.
+fn wagtail_keys<'a>(
+    prefix: &str,
+    secrets: impl IntoIterator<Item = (&'a str, Vec<u8>)>,
+) -> Result<Vec<WagtailKey>, KeyError> {
+    let numbered = secrets.into_iter().enumerate().map(|(index, (key, secret))| {
+        let id = format!("{prefix}wagtail-{}", index + 1);
+        if secret.is_empty() {
+            Err(KeyError::Empty { key: key.to_owned(), id })
+        } else {
+            Ok(WagtailKey::new(id, &secret))
+        }
+    });
+    numbered.collect()
 }
 
 fn native_key(config: &SigningKeyConfig) -> Result<NativeKey, KeyError> {
@@ -252,7 +270,10 @@ mod tests {
             assert_eq!(KeyRing::new(&signing(keys)).unwrap_err(), expected);
         }
         let empty = SigningConfig { wagtail_keys: vec![Secret::new(String::new())], ..SigningConfig::default() };
-        assert_eq!(KeyRing::new(&empty).unwrap_err(), KeyError::Empty("wagtail-1".into()));
+        assert_eq!(
+            KeyRing::new(&empty).unwrap_err(),
+            KeyError::Empty { key: "signing.wagtail_keys".into(), id: "wagtail-1".into() }
+        );
     }
 
     #[test]

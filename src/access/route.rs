@@ -56,10 +56,11 @@ impl RouteTable {
             };
             let wagtail_keys = match &section.wagtail_keys {
                 None => ring.wagtail.clone(),
-                Some(texts) => keys::wagtail_keys(texts, &[] as &[&str])?,
+                Some(texts) => keys::wagtail_keys_of_route(&name, texts)?,
             };
             if native_keys.is_empty() && wagtail_keys.is_empty() {
-                return Err(KeyError::None);
+                let section = if config.routes.is_empty() { "signing".to_owned() } else { format!("routes.{name}") };
+                return Err(KeyError::None(section));
             }
             routes.push(Route {
                 name: name.into(),
@@ -123,13 +124,36 @@ impl RouteTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Secret;
+    use crate::config::{RouteConfig, Secret};
     use proptest::prelude::*;
 
     fn table() -> RouteTable {
         let mut config = Config::default();
         config.signing.secret = Some(Secret::new("0123456789abcdef".into()));
         RouteTable::new(&config).expect("a table")
+    }
+
+    #[test]
+    fn the_keys_of_routes_are_told_apart() {
+        let mut config = Config::default();
+        config.signing.wagtail_keys = vec![Secret::new("site".into())];
+        let own = |prefix: &str, texts: &[&str]| RouteConfig {
+            prefix: prefix.into(),
+            wagtail_keys: Some(texts.iter().map(|text| Secret::new((*text).into())).collect()),
+            ..RouteConfig::default()
+        };
+        config.routes.insert("a".into(), own("/a/", &["one", "two"]));
+        config.routes.insert("b".into(), own("/b/", &["three"]));
+        config.routes.insert("c".into(), RouteConfig { prefix: "/c/".into(), ..RouteConfig::default() });
+        let ids: Vec<String> = RouteTable::new(&config).unwrap().key_ids().map(ToString::to_string).collect();
+        assert_eq!(ids, ["a-wagtail-1", "a-wagtail-2", "b-wagtail-1", "wagtail-1"]);
+        config.routes.insert("b".into(), own("/b/", &["three", ""]));
+        let error = RouteTable::new(&config).unwrap_err().to_string();
+        assert_eq!(error, "routes.b.wagtail_keys: b-wagtail-2 is empty");
+        config.routes.insert("b".into(), own("/b/", &[]));
+        assert!(RouteTable::new(&config).unwrap_err().to_string().starts_with("routes.b: no key is set"));
+        let error = RouteTable::new(&Config::default()).unwrap_err().to_string();
+        assert!(error.starts_with("signing: no key is set"), "{error}");
     }
 
     proptest! {

@@ -516,15 +516,39 @@ impl Config {
                 "tokens in URLs are seen in logs, and go along where a link is passed on",
             ));
         }
-        for (name, route) in self.effective_routes() {
-            let asks = route.auth.unwrap_or(self.auth.mode) != AuthMode::Off;
-            if asks && route.offload.unwrap_or(self.offload.mode) == OffloadMode::Redirect {
+        let routes = self.effective_routes();
+        let asks = |route: &super::RouteConfig| route.auth.unwrap_or(self.auth.mode) != AuthMode::Off;
+        let open: BTreeSet<_> =
+            routes.values().filter(|route| !asks(route)).flat_map(|route| self.keys_taken(route)).collect();
+        for (name, route) in &routes {
+            if asks(route) && !open.is_disjoint(&self.keys_taken(route)) {
+                let says = "a route without auth takes one of its keys, and a signature covers no prefix: whoever changes that of a \
+                            URL is asked nothing; give it keys of its own";
+                cautions.push((format!("routes.{name}"), says));
+            }
+            if asks(route) && route.offload.unwrap_or(self.offload.mode) == OffloadMode::Redirect {
                 let says =
                     "a redirect tells who may see an image where everybody can fetch it: the address can be passed on";
                 cautions.push((format!("routes.{name}"), says));
             }
         }
         cautions
+    }
+
+    /// What tells apart the keys that a route takes: the ids of native keys, and of Wagtail's the secrets or their files.
+    fn keys_taken<'a>(&'a self, route: &'a super::RouteConfig) -> BTreeSet<TakenKey<'a>> {
+        let all = || {
+            // What `signing.secret` and `signing.secret_file` make.
+            let shorthand = self.signing.secret.is_some() || self.signing.secret_file.is_some();
+            let ids = self.signing.keys.iter().map(|key| key.id.as_str());
+            ids.chain(shorthand.then_some("default")).collect()
+        };
+        let native: Vec<&str> = route.keys.as_ref().map_or_else(all, |ids| ids.iter().map(String::as_str).collect());
+        let texts = route.wagtail_keys.as_ref().unwrap_or(&self.signing.wagtail_keys);
+        let files = if route.wagtail_keys.is_none() { self.signing.wagtail_key_files.as_slice() } else { &[] };
+        let wagtail = texts.iter().map(|text| TakenKey::Wagtail(text.expose()));
+        let files = files.iter().map(|file| TakenKey::WagtailFile(file));
+        native.into_iter().map(TakenKey::Native).chain(wagtail).chain(files).collect()
     }
 
     /// The routes as configured, or the one that the sections make: name and section.
@@ -535,6 +559,14 @@ impl Config {
         let route = super::RouteConfig { prefix: self.server.url_prefix.clone(), ..Default::default() };
         BTreeMap::from([("images".to_owned(), route)])
     }
+}
+
+/// A key that a route takes.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum TakenKey<'a> {
+    Native(&'a str),
+    Wagtail(&'a str),
+    WagtailFile(&'a Path),
 }
 
 fn is_name(text: &str) -> bool {
@@ -641,6 +673,27 @@ mod tests {
         let redirect = "[offload]\nmode = \"redirect\"\nredirect_url = \"/files/\"\n";
         assert_eq!(cautions(&format!("{forward}{redirect}")), ["routes.images"]);
         assert_eq!(cautions(redirect), [""; 0]);
+        // A login that a change of the prefix spares.
+        let routes = |keys: &str, open: &str, asks: &str| {
+            let auth = "[auth.forward]\nurl = \"http://127.0.0.1/x\"\n";
+            let routes = [("open", "off", open), ("asks", "forward", asks)]
+                .map(|(name, auth, own)| format!("[routes.{name}]\nprefix = \"/{name}/\"\nauth = \"{auth}\"\n{own}"));
+            cautions(&format!("[signing]\n{keys}{auth}{}", routes.concat()))
+        };
+        let native =
+            "keys = [{ id = \"a\", secret = \"aaaaaaaaaaaaaaaa\" }, { id = \"b\", secret = \"bbbbbbbbbbbbbbbb\" }]\n";
+        let (a, b) = ("keys = [\"a\"]\n", "keys = [\"b\"]\n");
+        assert_eq!(routes(native, a, b), [""; 0]);
+        for (open, asks) in [(a, a), ("", b), (a, ""), ("", "")] {
+            assert_eq!(routes(native, open, asks), ["routes.asks"], "{open} {asks}");
+        }
+        assert_eq!(routes("secret = \"aaaaaaaaaaaaaaaa\"\n", "", ""), ["routes.asks"]);
+        let wagtail = "wagtail_keys = [\"site\"]\n";
+        let (site, other) = ("keys = []\nwagtail_keys = [\"site\"]\n", "keys = []\nwagtail_keys = [\"other\"]\n");
+        assert_eq!(routes(wagtail, "", other), [""; 0]);
+        for (open, asks) in [("", ""), ("", site), (site, site), (site, "")] {
+            assert_eq!(routes(wagtail, open, asks), ["routes.asks"], "{open} {asks}");
+        }
     }
 
     #[test]
