@@ -18,7 +18,7 @@ use crate::{
     access::{KeyError, OpsToken, PageDoor, SignedRequest, Verifier},
     budget::Budget,
     catalogue::{Cached, Catalogue, CatalogueError, Manifest, MySql, NoCatalogue, Postgres, Sources, Sqlite, listen},
-    config::{CatalogueKind, Config, ListenAddress, RenderConfig, S3Config, SourceConfig, SourceKind, StoreKind},
+    config::{CatalogueKind, Config, RenderConfig, S3Config, SourceConfig, SourceKind, StoreKind},
     coordination::{Away, Coordination, coordinator},
     metrics::Metrics,
     model::{Size, SourceFacts},
@@ -264,10 +264,9 @@ impl App {
         self.config.headers.access_control_allow_origin.as_deref()
     }
 
-    /// The header that says who asks, where it can be believed: on a unix socket nobody but the web server comes in.
+    /// The header that says who asks, where it can be believed.
     pub fn client_address_header(&self) -> Option<&str> {
-        let is_unix = matches!(self.config.server.listen, ListenAddress::Unix(_));
-        Some(self.config.log.client_address_header.as_str()).filter(|name| is_unix && !name.is_empty())
+        self.config.log.client_address_header_on(&self.config.server.listen)
     }
 
     /// How well the workers are locked in.

@@ -668,6 +668,14 @@ impl Default for LogConfig {
     }
 }
 
+impl LogConfig {
+    /// The header that says who asks, where it can be believed: on a unix socket nobody but the web server comes in.
+    pub fn client_address_header_on(&self, address: &ListenAddress) -> Option<&str> {
+        let is_unix = matches!(address, ListenAddress::Unix(_));
+        Some(self.client_address_header.as_str()).filter(|name| is_unix && !name.is_empty())
+    }
+}
+
 /// The shape of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 
 use super::{
     AGAIN, MEDIA_TYPES, ProxyConfError, ProxyOptions, PublicRoute, WebServer, absolute, any_auth, client_header,
-    idle_connections, idle_seconds, kept_back, listen_on, plain, public_address, published, read_seconds, refused,
-    routes, text_of, upstreams, without,
+    idle_connections, idle_seconds, kept_back, listen_on, plain, public_address, published, push_block, quoted_headers,
+    read_seconds, refused, routes, text_of, upstreams, without,
 };
 use crate::config::{Config, ListenAddress, OffloadMode};
 
@@ -52,7 +52,7 @@ impl<'a> Site<'a> {
             // mod_xsendfile 0.12 takes a path as it is; later builds decode it.
             return Err(refused("store.root", "holds a '%', which not every mod_xsendfile reads alike"));
         }
-        let quoted_header = |(name, value)| Ok((name, quoted("headers", without(SERVER, "headers", value, "%")?)?));
+        let quoted_header = |key: &str, value: &str| quoted(key, without(SERVER, key, value, "%")?);
         Ok(Self {
             config,
             address,
@@ -62,7 +62,7 @@ impl<'a> Site<'a> {
             upstreams: upstreams(config, options).iter().map(upstream).collect::<Result<_, _>>()?,
             published: published(config, &routes)?,
             routes,
-            headers: config.headers.said().map(quoted_header).collect::<Result<_, _>>()?,
+            headers: quoted_headers(config, quoted_header)?,
         })
     }
 
@@ -252,11 +252,7 @@ Define SENDIMAGE_MODULES /usr/lib/apache2/modules
     </Location>
 ",
         );
-        let keep = |line: &&str| first || !line.trim_start().starts_with('#') || line.contains("# Signed");
-        public.lines().filter(keep).for_each(|line| {
-            text.push_str(line);
-            text.push('\n');
-        });
+        push_block(text, &public, first);
     }
 
     /// For sendimage's log, in place of whatever the browser says.

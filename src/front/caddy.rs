@@ -7,7 +7,8 @@ use std::fmt::Write as _;
 
 use super::{
     AGAIN, ProxyConfError, ProxyOptions, PublicRoute, WebServer, absolute, client_header, idle_connections,
-    idle_seconds, kept_back, listen_on, plain, published, read_seconds, refused, routes, text_of, upstreams, without,
+    idle_seconds, kept_back, listen_on, plain, published, push_block, quoted_headers, read_seconds, refused, routes,
+    text_of, upstreams, without,
 };
 use crate::config::{AuthMode, Config, ListenAddress, OffloadMode};
 
@@ -70,11 +71,7 @@ impl<'a> Site<'a> {
             several: gates.len() > 1,
             published: published(config, &routes)?,
             routes,
-            headers: config
-                .headers
-                .said()
-                .map(|(name, value)| Ok((name, quoted("headers", value)?)))
-                .collect::<Result<_, _>>()?,
+            headers: quoted_headers(config, quoted)?,
         })
     }
 
@@ -254,9 +251,7 @@ impl<'a> Site<'a> {
             );
             let mut settings = String::new();
             self.proxy_settings(&mut settings, *auth, "\t\t\t\t\t\t");
-            for line in settings.lines().filter(|line| !line.trim_start().starts_with('#')) {
-                let _ = writeln!(public, "{line}");
-            }
+            push_block(&mut public, &settings, false);
             let _ = write!(
                 public,
                 "\
@@ -278,11 +273,7 @@ impl<'a> Site<'a> {
             );
         }
         public.push_str("\t\t}\n\t}\n");
-        let keep = |line: &&str| first || !line.trim_start().starts_with('#') || line.contains("# Signed");
-        public.lines().filter(keep).for_each(|line| {
-            text.push_str(line);
-            text.push('\n');
-        });
+        push_block(text, &public, first);
     }
 
     /// What every proxied request to the gate needs.

@@ -8,7 +8,8 @@ use std::fmt::Write as _;
 
 use super::{
     MEDIA_TYPES, ProxyConfError, ProxyOptions, PublicRoute, WebServer, absolute, client_header, kept_back, listen_on,
-    plain, public_address, published, read_seconds, refused, routes, text_of, upstreams, without,
+    plain, public_address, published, push_block, quoted_headers, read_seconds, refused, routes, text_of, upstreams,
+    without,
 };
 use crate::config::{Config, ListenAddress, OffloadMode};
 
@@ -55,11 +56,7 @@ impl<'a> Site<'a> {
             upstreams: upstreams(config, options).iter().map(upstream).collect::<Result<_, _>>()?,
             published: published(config, &routes)?,
             routes,
-            headers: config
-                .headers
-                .said()
-                .map(|(name, value)| Ok((name, quoted("headers", value)?)))
-                .collect::<Result<_, _>>()?,
+            headers: quoted_headers(config, quoted)?,
         })
     }
 
@@ -198,11 +195,7 @@ $HTTP[\"url\"] =~ \"^{prefix}\" {{
 }
 ",
         );
-        let keep = |line: &&str| first || !line.trim_start().starts_with('#') || line.starts_with("# Signed");
-        public.lines().filter(keep).for_each(|line| {
-            text.push_str(line);
-            text.push('\n');
-        });
+        push_block(text, &public, first);
     }
 
     /// `redirect`: the same files in public, under names that cannot be guessed.

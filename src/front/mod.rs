@@ -212,8 +212,7 @@ fn any_auth(routes: &[PublicRoute]) -> AuthMode {
 
 /// The request header that the gate logs the client's address from. Where it does, no browser may write it.
 fn client_header(config: &Config) -> Option<&str> {
-    let is_believed = matches!(config.server.listen, ListenAddress::Unix(_));
-    Some(config.log.client_address_header.as_str()).filter(|name| is_believed && !name.is_empty())
+    config.log.client_address_header_on(&config.server.listen)
 }
 
 /// Extensions and media types of renditions.
@@ -235,6 +234,27 @@ fn plain(server: WebServer, key: &str, value: &str) -> Result<String, ProxyConfE
         true => Ok(value.to_owned()),
         false => Err(refused(key, &format!("{value:?} cannot stand in a config for {}", server.name()))),
     }
+}
+
+/// Adds a block of lines. One like it stood before, where `says_why` is off: then without its comments but the one that says
+/// what it is.
+fn push_block(text: &mut String, block: &str, says_why: bool) {
+    let keep = |line: &&str| {
+        let line = line.trim_start();
+        says_why || !line.starts_with('#') || line.starts_with("# Signed")
+    };
+    for line in block.lines().filter(keep) {
+        text.push_str(line);
+        text.push('\n');
+    }
+}
+
+/// Name and value of each header of `[headers]`, quoted as the server wants it.
+fn quoted_headers(
+    config: &Config,
+    quoted: impl Fn(&str, &str) -> Result<String, ProxyConfError>,
+) -> Result<Vec<(&'static str, String)>, ProxyConfError> {
+    config.headers.said().map(|(name, value)| Ok((name, quoted("headers", value)?))).collect()
 }
 
 /// A value that may hold anything but these characters and control characters.

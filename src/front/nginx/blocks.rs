@@ -1,8 +1,12 @@
 //! The text itself: upstream, server and locations, each directive with its reason beside it.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
-use super::{PublicRoute, Site, any_auth, client_header, values::quoted_or_plain};
+use super::{
+    super::{MEDIA_TYPES, idle_connections, idle_seconds, push_block, read_seconds},
+    PublicRoute, Site, any_auth, client_header,
+    values::quoted_or_plain,
+};
 use crate::config::{AuthMode, IDLE_FILE_SECONDS, OPEN_FILE_SECONDS, OffloadMode};
 
 impl Site<'_> {
@@ -60,9 +64,7 @@ server {{
     }
 
     fn upstream_block(&self, text: &mut String) {
-        // Idle connections of all workers together must leave room for busy ones below the gate's own limit.
-        let keepalive = (self.config.server.max_connections / 16).clamp(16, 512);
-        let idle_seconds = (self.config.server.header_timeout_seconds - 1.0).floor().max(1.0);
+        let (keepalive, idle_seconds) = (idle_connections(self.config), idle_seconds(self.config));
         text.push_str("upstream sendimage {\n");
         for server in &self.upstreams {
             let _ = writeln!(text, "    server {server};");
@@ -106,15 +108,7 @@ server {{
     }
 ",
         );
-        if first {
-            text.push_str(&public);
-        } else {
-            let code = |line: &&str| !line.trim_start().starts_with('#') || line.starts_with("    # Signed");
-            public.lines().filter(code).for_each(|line| {
-                text.push_str(line);
-                text.push('\n');
-            });
-        }
+        push_block(text, &public, first);
     }
 
     /// Where nginx keeps verdicts.
@@ -194,10 +188,7 @@ proxy_cache_path {} levels=1:2 keys_zone=sendimage_verdicts:16m max_size=256m in
         );
         let mut settings = String::new();
         self.proxy_settings(&mut settings, any_auth(&self.routes));
-        let code = |line: &&str| !line.trim_start().starts_with('#');
-        for line in settings.lines().filter(code).filter(|line| !line.contains("proxy_cache off")) {
-            let _ = writeln!(text, "{line}");
-        }
+        push_block(text, &settings.replace(CACHE_OFF, ""), false);
         let _ = write!(
             text,
             "        proxy_set_header X-Sendimage-Again \"\";
@@ -221,9 +212,7 @@ proxy_cache_path {} levels=1:2 keys_zone=sendimage_verdicts:16m max_size=256m in
 ",
             open_files = self.open_files(self.verdict_seconds()),
         );
-        for line in settings.lines().filter(code) {
-            let _ = writeln!(text, "{line}");
-        }
+        push_block(text, &settings, false);
         text.push_str("        proxy_set_header X-Sendimage-Again \"\";\n    }\n");
     }
 
@@ -242,7 +231,7 @@ proxy_cache_path {} levels=1:2 keys_zone=sendimage_verdicts:16m max_size=256m in
 
     /// What every proxied request to the gate needs.
     fn proxy_settings(&self, text: &mut String, auth: AuthMode) {
-        let read_seconds = (self.config.render.deadline_seconds + 2.0).ceil();
+        let read_seconds = read_seconds(self.config);
         // A second gate may be asked; a lone one gets a retry only where nginx met a kept connection that had closed.
         let next = match self.upstreams.len() {
             1 => "proxy_next_upstream error;",
@@ -285,8 +274,7 @@ proxy_cache_path {} levels=1:2 keys_zone=sendimage_verdicts:16m max_size=256m in
         proxy_intercept_errors off;
         proxy_redirect off;
         # Answers that hand a file over are never in a cache, and it would only make requests take turns.
-        proxy_cache off;
-        proxy_hide_header X-Sendimage-Cache-Control;
+{CACHE_OFF}        proxy_hide_header X-Sendimage-Cache-Control;
         proxy_hide_header X-Sendimage-Vary;
 "
         );
@@ -331,9 +319,7 @@ proxy_cache_path {} levels=1:2 keys_zone=sendimage_verdicts:16m max_size=256m in
         );
         let mut settings = String::new();
         self.proxy_settings(&mut settings, any_auth(&self.routes));
-        for line in settings.lines().filter(|line| !line.trim_start().starts_with('#')) {
-            let _ = writeln!(text, "{line}");
-        }
+        push_block(text, &settings, false);
         text.push_str("        proxy_set_header X-Sendimage-Again 1;\n    }\n");
     }
 
@@ -379,18 +365,22 @@ proxy_cache_path {} levels=1:2 keys_zone=sendimage_verdicts:16m max_size=256m in
         if_modified_since exact;
 {open_files}        default_type application/octet-stream;
         types {{
-            image/avif avif;
-            image/gif gif;
-            image/jpeg jpg jpeg;
-            image/png png;
-            image/svg+xml svg;
-            image/webp webp;
-            image/x-icon ico;
-        }}
 "
         );
+        // The usual extension of a type first.
+        let mut extensions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (extension, media_type) in MEDIA_TYPES.iter().rev() {
+            extensions.entry(media_type).or_default().push(extension);
+        }
+        for (media_type, extensions) in extensions {
+            let _ = writeln!(text, "            {media_type} {};", extensions.join(" "));
+        }
+        text.push_str("        }\n");
     }
 }
+
+/// A line that a location with verdicts does without.
+const CACHE_OFF: &str = "        proxy_cache off;\n";
 
 const CLOSED: &str = "        # A purged file is gone at once, not when a cached descriptor expires.
         open_file_cache off;

@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 
 use self::store::ObjectStore;
 use self::values::{folder, plain, quoted, quoted_path, upstream};
-use super::{ProxyConfError, ProxyOptions, PublicRoute, any_auth, client_header, public_address};
+use super::{ProxyConfError, ProxyOptions, PublicRoute, any_auth, client_header, public_address, quoted_headers};
 use crate::config::Config;
 
 /// Prints the config.
@@ -82,11 +82,7 @@ impl<'a> Site<'a> {
             },
             routes,
             published,
-            headers: config
-                .headers
-                .said()
-                .map(|(name, value)| Ok((name, quoted("headers", value)?)))
-                .collect::<Result<_, _>>()?,
+            headers: quoted_headers(config, quoted)?,
         })
     }
 

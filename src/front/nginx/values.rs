@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::super::{ProxyConfError, refused, text_of};
+use super::super::{self as front, ProxyConfError, WebServer, refused, text_of};
 use crate::config::ListenAddress;
 
 pub(super) fn upstream(address: &ListenAddress) -> Result<String, ProxyConfError> {
@@ -14,11 +14,7 @@ pub(super) fn upstream(address: &ListenAddress) -> Result<String, ProxyConfError
 
 /// Text that needs no quotes: an address, a host, a user.
 pub(super) fn plain(key: &str, value: &str) -> Result<String, ProxyConfError> {
-    let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'*' | b'/');
-    match !value.is_empty() && value.bytes().all(fine) {
-        true => Ok(value.to_owned()),
-        false => Err(refused(key, &format!("{value:?} cannot stand in an nginx config"))),
-    }
+    front::plain(WebServer::Nginx, key, value)
 }
 
 /// A folder for `alias`, with the slash at its end that keeps `..` inside.
