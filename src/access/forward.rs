@@ -11,12 +11,12 @@ use hyper::{
 };
 use moka::future::Cache;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use super::{proof::SignedRequest, url::Subject, verifier::Bearer};
 use crate::{
     config::{ForwardConfig, ForwardScope},
+    model::PartsDigest,
     remote::{Client, Fetch, RemoteError},
 };
 
@@ -167,13 +167,10 @@ impl Forward {
         }
     }
 
-    /// A digest of all that the answer depends on. Each part is counted, so that no two lists of parts are one text.
+    /// A digest of all that the answer depends on.
     fn key(&self, signed: &SignedRequest<'_>, headers: &HeaderMap) -> [u8; 32] {
-        let mut digest = Sha256::new();
-        let mut add = |bytes: &[u8]| {
-            digest.update((bytes.len() as u64).to_le_bytes());
-            digest.update(bytes);
-        };
+        let mut digest = PartsDigest::default();
+        let mut add = |bytes: &[u8]| digest.add(bytes);
         for name in [COOKIE, AUTHORIZATION] {
             add(&headers.get_all(&name).iter().count().to_le_bytes());
             headers.get_all(&name).into_iter().for_each(|value| add(value.as_bytes()));
@@ -192,6 +189,6 @@ impl Forward {
         if self.scope == ForwardScope::Rendition {
             add(signed.named_spec().as_bytes());
         }
-        digest.finalize().into()
+        digest.bytes()
     }
 }

@@ -1,6 +1,6 @@
 //! The name of a rendition in 39 bytes: what the index keeps, and what its path is made of again.
 
-use crate::model::{ImageFormat, RenditionKey, SourceKey, key::LAYOUT};
+use crate::model::{ImageFormat, RenditionKey, SourceKey, hex, key::LAYOUT};
 
 /// Bytes of a digest in a name.
 const DIGEST: usize = 16;
@@ -138,11 +138,6 @@ fn unhex(text: &str, bytes: &mut [u8]) -> Option<()> {
         *byte = digit(pair[0])? << 4 | digit(pair[1])?;
     }
     Some(())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let digit = |nibble: u8| char::from_digit(nibble.into(), 16).unwrap_or('0');
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 #[cfg(test)]

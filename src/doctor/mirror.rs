@@ -1,9 +1,11 @@
 //! What a gate tells of a request that reached it: the other end of what the doctor sent.
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
-use crate::config::Config;
+use crate::{
+    config::Config,
+    model::{PartsDigest, hex},
+};
 
 /// A request as the gate saw it. It holds no header's value but the client's address, and nothing of the config in plain: who
 /// may sign for one source need not know the operator's folders.
@@ -35,11 +37,8 @@ pub struct Mirror {
 
 /// What a gate and whoever checks it must agree on: the store, the internal location, the routes.
 pub fn digest(config: &Config) -> String {
-    let mut hasher = Sha256::new();
-    let mut feed = |text: &str| {
-        hasher.update((text.len() as u64).to_be_bytes());
-        hasher.update(text.as_bytes());
-    };
+    let mut digest = PartsDigest::default();
+    let mut feed = |text: &str| digest.add(text);
     feed(&config.store.root.to_string_lossy());
     feed(&config.offload.internal_prefix);
     feed(&config.offload.redirect_url);
@@ -53,5 +52,5 @@ pub fn digest(config: &Config) -> String {
         feed(name);
         feed(value);
     }
-    hasher.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&digest.half())
 }

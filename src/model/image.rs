@@ -3,9 +3,8 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
-use super::{DocumentSize, FocalPoint, ImageFormat, MediaPath, Size};
+use super::{DocumentSize, FocalPoint, ImageFormat, MediaPath, PartsDigest, Size};
 
 /// An image's number in the catalogue. URLs carry it as text (`007` and `7` are the same image, signed apart).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -43,6 +42,13 @@ pub struct SourceImage {
     pub focal_point: Option<FocalPoint>,
 }
 
+impl SourceImage {
+    /// One of which no more is known than where it is.
+    pub fn at(location: SourceRef) -> Self {
+        Self { location, file_hash: None, focal_point: None }
+    }
+}
+
 /// Which bytes a source image has. A replaced original has another version, hence other rendition keys.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SourceVersion {
@@ -65,13 +71,7 @@ pub struct EntityTag(u128);
 impl EntityTag {
     /// The digest of an `ETag`, and of whatever else tells versions apart.
     pub fn of(validators: &[&[u8]]) -> Self {
-        let mut hasher = Sha256::new();
-        for part in validators {
-            hasher.update((part.len() as u64).to_be_bytes());
-            hasher.update(part);
-        }
-        let digest = hasher.finalize();
-        Self(digest[..16].iter().fold(0, |number, byte| number << 8 | u128::from(*byte)))
+        Self(u128::from_be_bytes(PartsDigest::of(validators.iter().copied()).half()))
     }
 
     /// As bytes, for a digest.

@@ -5,9 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use sha2::{Digest, Sha256};
-
-use super::{EntityTag, ImageFormat, SourceRef, SourceVersion};
+use super::{EntityTag, ImageFormat, PartsDigest, SourceRef, SourceVersion, hex};
 
 /// First component of every stored path: the layout's version. A later layout lives beside it and never touches it.
 pub const LAYOUT: &str = "r1";
@@ -161,16 +159,9 @@ fn is_hex(text: &str, digits: usize) -> bool {
     text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// The first 128 bits of a SHA-256 over length-prefixed parts, in hex. The prefixes keep `("ab", "c")` and `("a", "bc")`
-/// apart.
+/// The first half of a digest over parts, in hex.
 fn hex_digest(parts: &[&[u8]]) -> String {
-    let mut hasher = Sha256::new();
-    for part in parts {
-        hasher.update((part.len() as u64).to_be_bytes());
-        hasher.update(part);
-    }
-    let digit = |nibble: u8| char::from_digit(nibble.into(), 16).unwrap_or('0');
-    hasher.finalize()[..16].iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+    hex(&PartsDigest::of(parts.iter().copied()).half())
 }
 
 #[cfg(test)]

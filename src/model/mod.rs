@@ -1,5 +1,6 @@
 //! The vocabulary every other room speaks: images, versions, sizes, paths and keys. No I/O, no async.
 
+pub mod digest;
 pub mod document;
 pub mod format;
 pub mod geometry;
@@ -10,6 +11,7 @@ pub mod network;
 pub mod remote_url;
 pub mod url_pattern;
 
+pub use digest::{PartsDigest, hex};
 pub use document::DocumentSize;
 pub use format::{Animation, ImageFormat};
 pub use geometry::{FocalPoint, PixelRect, Place, Size};

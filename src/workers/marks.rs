@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use crate::{
     config::WatermarkConfig,
+    model::hex,
     render::plan::{MAX_WATERMARK_BYTES, Plan, Watermark},
 };
 
@@ -43,7 +44,7 @@ impl Marks {
         for (name, section) in sections {
             let failed = |problem| MarkError { name: name.clone(), path: section.file.clone(), problem };
             let bytes = read(&section.file).map_err(failed)?;
-            let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+            let digest = hex(&Sha256::digest(&bytes));
             marks.by_digest.insert(digest.clone(), in_memory(&bytes).map_err(failed)?);
             marks.by_name.insert(
                 name.clone(),

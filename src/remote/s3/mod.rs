@@ -446,5 +446,5 @@ pub fn unique() -> String {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         bytes = (now.as_nanos() as u64).to_be_bytes().repeat(2)[..12].try_into().unwrap_or(bytes);
     }
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    crate::model::hex(&bytes)
 }
