@@ -6,15 +6,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body_util::{Either, Full};
 use hyper::{
     HeaderMap, Method, Response, StatusCode, Uri,
-    header::{
-        AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, COOKIE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
-    },
+    header::{AUTHORIZATION, CACHE_CONTROL, CONNECTION, COOKIE, HeaderValue, X_CONTENT_TYPE_OPTIONS},
 };
 
-use super::failure::RequestError;
+use super::{failure::RequestError, message::fixed};
 use crate::{
     access::VerifiedRequest,
     app::App,
@@ -200,14 +197,8 @@ fn said(status: StatusCode, sentence: &'static str) -> Response<Body> {
 }
 
 fn plain(status: StatusCode, body: Bytes, media_type: &'static str) -> Response<Body> {
-    let mut response = Response::new(Either::Left(Full::new(body)));
-    *response.status_mut() = status;
-    let set: [(HeaderName, &str); 3] =
-        [(CONTENT_TYPE, media_type), (CACHE_CONTROL, "no-store"), (X_CONTENT_TYPE_OPTIONS, "nosniff")];
-    for (name, value) in set {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            response.headers_mut().insert(name, value);
-        }
-    }
+    let mut response = fixed(status, media_type, body);
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }

@@ -3,17 +3,13 @@
 //! The matches have no `_` arm: a new reason does not compile until someone decides its status. Bodies are fixed sentences;
 //! the reason is for the log, tied to the answer by the request id.
 
-use bytes::Bytes;
-use http_body_util::{Either, Full};
 use hyper::{
     Response, StatusCode,
-    header::{
-        ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
-        X_CONTENT_TYPE_OPTIONS,
-    },
+    header::{ALLOW, CACHE_CONTROL, CONNECTION, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS},
 };
 use thiserror::Error;
 
+use super::message::fixed;
 use crate::{
     access::{Refusal, UrlError, VerifyError},
     catalogue::CatalogueError,
@@ -273,10 +269,8 @@ fn ensure(error: &EnsureError) -> Row {
 impl Failure {
     /// The answer.
     pub fn response(&self) -> Response<Body> {
-        let mut response = Response::new(Either::Left(Full::new(Bytes::from(format!("{}\n", self.sentence)))));
-        *response.status_mut() = self.status;
+        let mut response = fixed(self.status, "text/plain; charset=utf-8", format!("{}\n", self.sentence));
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(CACHE_CONTROL, if self.is_settled() { SHORT_LIVED } else { NEVER });
         match self.status {

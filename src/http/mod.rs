@@ -5,6 +5,7 @@ mod canary;
 mod failure;
 mod handler;
 pub mod inherited;
+mod message;
 mod ops;
 pub mod page;
 mod request_id;

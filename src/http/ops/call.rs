@@ -5,11 +5,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
-    body::{Body as _, Incoming},
+    body::Incoming,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
 };
 use serde::{
@@ -22,7 +20,10 @@ use super::{JSON, failure::CallError, text};
 use crate::{
     access::{Known, LinkError, Links, OpsToken, Renditions, Scheme, Subject, Wanted, parse_life},
     app::App,
-    http::request_id::{RequestId, X_REQUEST_ID},
+    http::{
+        message::{self, BodyError},
+        request_id::{RequestId, X_REQUEST_ID},
+    },
     offload::Body,
     spec::FilterSpec,
     upkeep::{self, MAX_RENDITIONS, Original, Purged, Scope, Warmed},
@@ -133,11 +134,15 @@ async fn carry_out(
     if *request.method() != Method::POST {
         return Err(CallError::Method);
     }
-    if !is_json(request.headers()) {
+    if !message::is_json(request.headers()) {
         return Err(CallError::MediaType);
     }
     let patience = Duration::from_secs_f64(app.config().server.header_timeout_seconds);
-    let body = tokio::time::timeout(patience, read(request.into_body())).await.map_err(|_| CallError::TooSlow)??;
+    let body = message::read(request.into_body(), MAX_BODY_BYTES, patience).await.map_err(|error| match error {
+        BodyError::TooLong => CallError::TooLong(MAX_BODY_BYTES),
+        BodyError::TooSlow => CallError::TooSlow,
+        BodyError::Broken => CallError::Broken,
+    })?;
     match call {
         Call::Sign => {
             let signed = sign(app, parse(&body)?)?;
@@ -175,23 +180,6 @@ fn is_bearer(headers: &HeaderMap, token: &OpsToken) -> bool {
     match value.as_bytes().split_at_checked("Bearer ".len()) {
         Some((scheme, given)) => scheme.eq_ignore_ascii_case(b"Bearer ") && token.is(given),
         None => false,
-    }
-}
-
-fn is_json(headers: &HeaderMap) -> bool {
-    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    value.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
-}
-
-async fn read(body: Incoming) -> Result<Bytes, CallError> {
-    // What says that it is too long need not come first.
-    if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
-        return Err(CallError::TooLong(MAX_BODY_BYTES));
-    }
-    match Limited::new(body, MAX_BODY_BYTES).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(CallError::TooLong(MAX_BODY_BYTES)),
-        Err(_) => Err(CallError::Broken),
     }
 }
 

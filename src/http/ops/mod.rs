@@ -5,14 +5,13 @@ mod failure;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http_body_util::{Either, Full};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
     header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
 };
 
+use super::message::fixed;
 use crate::{app::App, offload::Body};
 use call::Call;
 
@@ -59,10 +58,7 @@ async fn ready(app: &App) -> Response<Body> {
 }
 
 fn text(status: StatusCode, text: String) -> Response<Body> {
-    let mut response = Response::new(Either::Left(Full::new(Bytes::from(text))));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let mut response = fixed(status, "text/plain; charset=utf-8", text);
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

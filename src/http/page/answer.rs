@@ -3,17 +3,16 @@
 use std::fmt;
 
 use bytes::Bytes;
-use http_body_util::{Either, Full};
 use hyper::{
     Response, StatusCode,
     header::{
-        ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION,
-        REFERRER_POLICY, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+        ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, LOCATION, REFERRER_POLICY,
+        RETRY_AFTER, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
     },
 };
 use serde::Serialize;
 
-use crate::offload::Body;
+use crate::{http::message::fixed, offload::Body};
 
 /// Nothing from elsewhere, nothing inline; previews are blobs, whose length the script knows. Nobody frames the page.
 const CSP: HeaderValue = HeaderValue::from_static(
@@ -36,23 +35,15 @@ pub(super) fn secure(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
-/// An answer with a body of this type.
-pub(super) fn bytes(status: StatusCode, media_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
-    let mut response = Response::new(Either::Left(Full::new(body.into())));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
-    response
-}
-
 /// An answer as JSON.
 pub(super) fn json(answer: &impl Serialize) -> Response<Body> {
     // Numbers and texts: there is always JSON for them.
-    bytes(StatusCode::OK, "application/json", serde_json::to_vec(answer).unwrap_or_default())
+    fixed(StatusCode::OK, "application/json", serde_json::to_vec(answer).unwrap_or_default())
 }
 
 /// 303 to a place relative to the request's: the page may be published below a path.
 pub(super) fn see_other(place: &'static str) -> Response<Body> {
-    let mut response = bytes(StatusCode::SEE_OTHER, "text/plain; charset=utf-8", Bytes::new());
+    let mut response = fixed(StatusCode::SEE_OTHER, "text/plain; charset=utf-8", Bytes::new());
     response.headers_mut().insert(LOCATION, HeaderValue::from_static(place));
     response
 }
@@ -105,7 +96,7 @@ impl PageError {
 
     pub fn response(&self) -> Response<Body> {
         let body = serde_json::json!({ "error": self }).to_string();
-        let mut response = bytes(self.status, "application/json", body);
+        let mut response = fixed(self.status, "application/json", body);
         let headers = response.headers_mut();
         match self.status {
             StatusCode::METHOD_NOT_ALLOWED => drop(headers.insert(ALLOW, HeaderValue::from_static("GET, POST"))),

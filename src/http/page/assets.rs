@@ -8,8 +8,7 @@ use hyper::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::answer;
-use crate::offload::Body;
+use crate::{http::message::fixed, model::hex, offload::Body};
 
 const PAGE: &str = include_str!("assets/page.html");
 const LOGIN: &str = include_str!("assets/login.html");
@@ -50,8 +49,7 @@ assets! {
 
 fn etag(text: &str) -> HeaderValue {
     let digest = Sha256::digest(text);
-    let hex: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    HeaderValue::try_from(format!("\"{hex}\"")).unwrap_or_else(|_| unreachable!("hexadecimal digits"))
+    HeaderValue::try_from(format!("\"{}\"", hex(&digest[..8]))).unwrap_or_else(|_| unreachable!("hexadecimal digits"))
 }
 
 /// The asset of a path.
@@ -64,8 +62,8 @@ impl Asset {
     pub fn response(&self, headers: &HeaderMap) -> Response<Body> {
         let known = headers.get(IF_NONE_MATCH) == Some(&*self.etag);
         let mut response = match known {
-            true => answer::bytes(StatusCode::NOT_MODIFIED, self.media_type, ""),
-            false => answer::bytes(StatusCode::OK, self.media_type, self.text),
+            true => fixed(StatusCode::NOT_MODIFIED, self.media_type, ""),
+            false => fixed(StatusCode::OK, self.media_type, self.text),
         };
         let headers = response.headers_mut();
         headers.insert(ETAG, self.etag.clone());
@@ -77,7 +75,7 @@ impl Asset {
 
 /// The page, for whoever is logged in.
 pub(super) fn page() -> Response<Body> {
-    answer::bytes(StatusCode::OK, HTML, PAGE)
+    fixed(StatusCode::OK, HTML, PAGE)
 }
 
 /// The login form with its token, which is letters, digits, `-`, `_` and `.`, and one of our sentences.

@@ -3,18 +3,17 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{
     HeaderMap, Request, StatusCode,
     body::Incoming,
-    header::{CONTENT_TYPE, COOKIE, HOST, HeaderName, ORIGIN},
+    header::{COOKIE, HOST, HeaderName, ORIGIN},
 };
 
 use super::answer::PageError;
 use crate::{
     access::{PageDoor, PageSession},
     app::App,
-    config::ListenAddress,
+    http::message::{self, BodyError},
 };
 
 /// The session's cookie.
@@ -66,8 +65,7 @@ pub(super) fn same_site(headers: &HeaderMap) -> Result<(), PageError> {
 
 /// Whether the body is JSON: no form of another site's can send that.
 pub(super) fn json(headers: &HeaderMap) -> Result<(), PageError> {
-    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    match value.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
+    match message::is_json(headers) {
         true => Ok(()),
         false => Err(PageError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body must be application/json")),
     }
@@ -76,20 +74,16 @@ pub(super) fn json(headers: &HeaderMap) -> Result<(), PageError> {
 /// A request's body, within its length and time.
 pub(super) async fn body(app: &App, request: Request<Incoming>) -> Result<Bytes, PageError> {
     let patience = Duration::from_secs_f64(app.config().server.header_timeout_seconds);
-    let read = Limited::new(request.into_body(), MAX_BODY_BYTES).collect();
-    match tokio::time::timeout(patience, read).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(PageError::new(StatusCode::PAYLOAD_TOO_LARGE, "The body is too long"))
-        }
-        Ok(Err(_)) => Err(PageError::new(StatusCode::BAD_REQUEST, "The body broke off")),
-        Err(_) => Err(PageError::new(StatusCode::REQUEST_TIMEOUT, "The body did not come in time")),
-    }
+    message::read(request.into_body(), MAX_BODY_BYTES, patience).await.map_err(|error| match error {
+        BodyError::TooLong => PageError::new(StatusCode::PAYLOAD_TOO_LARGE, "The body is too long"),
+        BodyError::TooSlow => PageError::new(StatusCode::REQUEST_TIMEOUT, "The body did not come in time"),
+        BodyError::Broken => PageError::new(StatusCode::BAD_REQUEST, "The body broke off"),
+    })
 }
 
-/// Who asks, where that can be believed: on a unix socket nobody but the web server comes in.
+/// Who asks, where that can be believed.
 pub(super) fn client<'a>(app: &App, headers: &'a HeaderMap) -> Option<&'a str> {
-    let is_unix = matches!(app.config().page.listen, Some(ListenAddress::Unix(_)));
-    let name = Some(app.config().log.client_address_header.as_str()).filter(|name| is_unix && !name.is_empty())?;
+    let config = app.config();
+    let name = config.log.client_address_header_on(config.page.listen.as_ref()?)?;
     headers.get(name)?.to_str().ok().filter(|text| text.len() <= 64)
 }

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     access::{PageDoor, PageSession},
     app::App,
+    http::message::fixed,
     offload::Body,
 };
 
@@ -57,7 +58,7 @@ impl Says {
 /// The login form.
 pub(super) fn form(door: &PageDoor, says: Says) -> Result<Response<Body>, PageError> {
     let token = door.form_token(SystemTime::now()).map_err(no_randomness)?;
-    let mut response = answer::bytes(says.status(), "text/html; charset=utf-8", assets::login(&token, says.sentence()));
+    let mut response = fixed(says.status(), "text/html; charset=utf-8", assets::login(&token, says.sentence()));
     if says == Says::TooMany {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("60"));
     }

@@ -6,11 +6,15 @@ use hyper::{HeaderMap, Response, StatusCode};
 use tokio::sync::Semaphore;
 
 use super::{
-    answer::{self, PageError},
+    answer::PageError,
     api,
     solve::{self, Focus},
 };
-use crate::{app::App, http::accept, offload::Body};
+use crate::{
+    app::App,
+    http::{accept, message::fixed},
+    offload::Body,
+};
 
 /// Previews at one moment; more wait.
 static TURNS: Semaphore = Semaphore::const_new(8);
@@ -40,5 +44,5 @@ pub(super) async fn answer(app: &Arc<App>, query: &str, headers: &HeaderMap) -> 
     // Purged a moment ago, or too long to be shown.
     let too_long = || PageError::field("spec", "The preview is too large to be shown here");
     let bytes = bytes.ok_or_else(|| if ensured.stored.bytes > MAX_BYTES { too_long() } else { busy() })?;
-    Ok(answer::bytes(StatusCode::OK, ensured.stored.format.media_type(), bytes))
+    Ok(fixed(StatusCode::OK, ensured.stored.format.media_type(), bytes))
 }
