@@ -390,7 +390,7 @@ mod tests {
         let by = |source: Option<&'static str>, pixels| {
             let links = verifier.links(&config, &Wanted { known: Known { source, pixels }, ..wanted("42") }, now)?;
             let url = links.urls().next().unwrap().strip_prefix(&config.server.public_url).unwrap().to_owned();
-            let (route, url) = verifier.table().resolve(&url, None).unwrap();
+            let (route, url) = verifier.table().resolve_target(&url).unwrap();
             Ok(verifier.verify_signature(route, &url, now).unwrap().key_id().to_string())
         };
         assert_eq!(by(None, None), Ok("other".into()), "nothing is known: the first");

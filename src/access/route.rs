@@ -91,6 +91,15 @@ impl RouteTable {
         resolved.or_else(|error| SignedUrl::check_path(path).and(Err(error)))
     }
 
+    /// As [`Self::resolve`], for a target as a request line has it: a path, and a query where there is a `?`.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`].
+    pub fn resolve_target<'a>(&self, target: &'a str) -> Result<(&Route, SignedUrl<'a>), UrlError> {
+        let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+        self.resolve(path, query)
+    }
+
     /// All routes, longest prefix first.
     pub fn routes(&self) -> &[Route] {
         &self.routes

@@ -218,7 +218,7 @@ mod tests {
                 }
                 let path = MediaPath::parse("a.jpg").expect("a path");
                 let location = SourceRef { source: "media".into(), path };
-                Ok((id.0 == 1).then(|| Arc::new(SourceImage { location, file_hash: None, focal_point: None })))
+                Ok((id.0 == 1).then(|| Arc::new(SourceImage::at(location))))
             })
         }
 
@@ -276,7 +276,7 @@ mod tests {
                 let path = MediaPath::parse(&format!("{}.jpg", self.file.load(SeqCst))).expect("a path");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 let location = SourceRef { source: "media".into(), path };
-                Ok(Some(Arc::new(SourceImage { location, file_hash: None, focal_point: None })))
+                Ok(Some(Arc::new(SourceImage::at(location))))
             })
         }
 

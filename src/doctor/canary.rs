@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::{
     access::{Link, Route, Scheme, SignedRequest, Subject, VerifiedRequest, Verifier},
-    model::{ImageFormat, MediaPath, RenditionKey, SourceKey, SourceRef, SourceVersion},
+    model::{ImageFormat, MediaPath, RenditionKey, SourceKey, SourceRef, SourceVersion, hex},
 };
 
 /// The name of the canaries' source. A source in a config has no dot in its name.
@@ -95,7 +95,7 @@ impl Nonce {
     pub fn fresh() -> Result<Self, getrandom::Error> {
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes)?;
-        Ok(Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
+        Ok(Self(hex(&bytes)))
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -224,8 +224,7 @@ mod tests {
     }
 
     fn read(verifier: &Verifier, target: &str, now: SystemTime) -> Option<Canary> {
-        let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
-        let (route, url) = verifier.table().resolve(path, query).ok()?;
+        let (route, url) = verifier.table().resolve_target(target).ok()?;
         let signed = verifier.verify_signature(route, &url, now).ok()?;
         let verified = verifier.authorise_now(&signed, Bearer { headers: &HeaderMap::new(), target }, now)?.ok()?;
         Canary::of(&verified, now)

@@ -89,7 +89,7 @@ impl Look<'_> {
                     }
                     (Ok(_), None) => finding.fix(format!(
                         "upstream sendimage: server {}; and see the web server's error log",
-                        nginx_address(&self.config.server.listen)
+                        self.config.server.listen
                     )),
                 }
             }
@@ -271,13 +271,6 @@ fn http_date(text: &str) -> Option<SystemTime> {
     );
     let time = time::PrimitiveDateTime::parse(text, &format.ok()?).ok()?;
     Some(time.assume_utc().into())
-}
-
-fn nginx_address(address: &crate::config::ListenAddress) -> String {
-    match address {
-        crate::config::ListenAddress::Tcp(address) => address.to_string(),
-        crate::config::ListenAddress::Unix(path) => format!("unix:{}", path.display()),
-    }
 }
 
 fn mirror_in(answer: &Answer) -> Option<Mirror> {

@@ -352,7 +352,7 @@ pub async fn find_image(
 ) -> Result<Arc<SourceImage>, RequestError> {
     let found = match verified.image() {
         ImageRef::Id(id) => app.catalogue.find(id).instrument(part!("catalogue")).await.map_err(RequestError::from),
-        ImageRef::Path(location) => Ok(Some(Arc::new(SourceImage { location, file_hash: None, focal_point: None }))),
+        ImageRef::Path(location) => Ok(Some(Arc::new(SourceImage::at(location)))),
         ImageRef::Nothing => Ok(None),
     };
     let admitted = match &found {

@@ -41,7 +41,7 @@ async fn find_afresh(app: &App, subject: &Subject<'_>) -> Result<Option<Arc<Sour
     match subject.image() {
         ImageRef::Id(id) => app.catalogue.find_afresh(id).await,
         ImageRef::Path(location) if app.sources.contains_key(&location.source) => {
-            Ok(Some(Arc::new(SourceImage { location, file_hash: None, focal_point: None })))
+            Ok(Some(Arc::new(SourceImage::at(location))))
         }
         ImageRef::Path(_) | ImageRef::Nothing => Ok(None),
     }

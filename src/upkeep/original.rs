@@ -55,7 +55,7 @@ impl Original {
     /// A file in a source.
     pub fn file(location: SourceRef) -> Self {
         let reference = location.to_string();
-        Self { reference, known: Known::Row(Arc::new(SourceImage { location, file_hash: None, focal_point: None })) }
+        Self { reference, known: Known::Row(Arc::new(SourceImage::at(location))) }
     }
 
     /// How it is called.

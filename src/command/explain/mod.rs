@@ -127,10 +127,9 @@ async fn explain(config: &Config, target: &str, headers: HeaderMap) -> Result<Ex
 
 /// The path of a request, with a word at every step.
 async fn walk(app: &App, bearer: Bearer<'_>, steps: &mut Steps) -> Result<(), RequestError> {
-    let target = bearer.target;
-    let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
-    let path = path.split('#').next().unwrap_or(path);
-    let (route, url) = app.verifier.table().resolve(path, query).map_err(RequestError::Url)?;
+    // What a request's target ends with, for the HTTP library.
+    let target = bearer.target.split_once('#').map_or(bearer.target, |(target, _)| target);
+    let (route, url) = app.verifier.table().resolve_target(target).map_err(RequestError::Url)?;
     steps.add("route", format!("{:?}, prefix {}", route.name, route.prefix));
     describe_url(&url, steps);
     let now = SystemTime::now();

@@ -13,10 +13,10 @@ use super::{
     api::{catalogue_error, failed},
 };
 use crate::{
-    access::{Known, LinkError, Renditions, Subject, Wanted},
+    access::{ImageRef, Known, LinkError, Renditions, Subject, Wanted},
     app::App,
     http::failure::RequestError,
-    model::{FocalPoint, ImageId, MediaPath, Size, SourceImage, SourceRef},
+    model::{FocalPoint, Size, SourceImage},
     offload::{Body, file_name},
     render::plan::{Plan, PlanError},
     renditions::{EnsureError, Resolved},
@@ -101,17 +101,13 @@ fn sentence(error: &impl std::fmt::Display) -> String {
 pub(super) async fn image(app: &App, reference: &str, focal: Option<Focus>) -> Result<SourceImage, PageError> {
     let unknown = || PageError { status: StatusCode::NOT_FOUND, ..PageError::field("ref", "There is no such image") };
     let subject = Subject::of_reference(reference).map_err(|error| link_error(reference, error))?;
-    let mut image = match subject {
-        Subject::Id(id) => {
-            let id = id.parse().map(ImageId).map_err(|_| unknown())?;
+    let mut image = match subject.image() {
+        ImageRef::Id(id) => {
             let found = app.catalogue.find(id).await.map_err(catalogue_error)?;
             SourceImage::clone(&*found.ok_or_else(unknown)?)
         }
-        Subject::Path { source, path } => {
-            let path = MediaPath::parse(&path).map_err(|_| unknown())?;
-            let location = SourceRef { source: source.into_owned(), path };
-            SourceImage { location, file_hash: None, focal_point: None }
-        }
+        ImageRef::Path(location) => SourceImage::at(location),
+        ImageRef::Nothing => return Err(unknown()),
     };
     match focal {
         Some(focus) if !focus.is_sane() => return Err(PageError::field("focal", "Not a focal point")),
