@@ -24,7 +24,7 @@ use crate::{
     config::AuthMode,
     doctor::canary::Canary,
     metrics::Outcome,
-    offload::{Body, NO_VERDICT, verdict},
+    offload::{Body, X_ACCEL_EXPIRES, settled, unsettled},
     renditions::Ask,
     spec::FilterSpec,
 };
@@ -32,7 +32,6 @@ use crate::{
 /// Where nginx asks. No route can have it for a prefix: those end in a slash.
 const PATH: &str = "/_verdict";
 const X_ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
-const X_ACCEL_EXPIRES: HeaderName = HeaderName::from_static("x-accel-expires");
 /// A refused URL is kept only so long that a flood of it is nginx's business: a key may be added any moment.
 const REFUSED_URL_SECONDS: HeaderValue = HeaderValue::from_static("1");
 /// A refused bearer is not kept: another one may ask for the same URL.
@@ -54,9 +53,8 @@ pub(super) async fn answer(
 ) -> Result<(Response<Body>, Option<Outcome>), RequestError> {
     match settle(app, headers, request_id).await {
         Ok(Some(response)) => Ok((response, Some(Outcome::Hit))),
-        Ok(None) => Ok((verdict(None, NO_VERDICT).map_err(crate::offload::OffloadError::from)?, None)),
         Err(error) if is_refusal(&error) => Err(error),
-        Err(_) => Ok((verdict(None, NO_VERDICT).map_err(crate::offload::OffloadError::from)?, None)),
+        Ok(None) | Err(_) => Ok((unsettled(), None)),
     }
 }
 
@@ -78,13 +76,12 @@ async fn settle(app: &App, headers: &HeaderMap, request_id: &str) -> Result<Opti
     let target = headers.get(X_ORIGINAL_URI).and_then(|value| value.to_str().ok()).ok_or_else(malformed)?;
     // A plain request's target ends there, by the HTTP library: what nginx sends on must mean the same to both.
     let target = target.split_once('#').map_or(target, |(before, _)| before);
-    let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
-    let (route, url) = app.verifier.table().resolve(path, query).map_err(RequestError::Url)?;
+    let (route, url) = app.verifier.table().resolve_target(target).map_err(RequestError::Url)?;
     let Some(longest) = app.offload(&route.name).verdicts() else { return Ok(None) };
     let verified = handler::prove(app, route, &url, Bearer { headers, target }, request_id).await?;
     let (keep, max_age) = terms(&verified, longest);
     let told = |path: &str, answer: &HeaderMap| {
-        verdict(Some((path, answer)), keep).map(Some).map_err(|error| RequestError::Offload(error.into()))
+        settled(path, answer, keep).map(Some).map_err(|error| RequestError::Offload(error.into()))
     };
     if let Some(canary) = Canary::of(&verified, SystemTime::now()) {
         let judged = canary::judged(app, &verified, &canary, headers).await?;

@@ -29,7 +29,7 @@ use hyper::{
 use tower_http::services::fs::ServeFileSystemResponseBody;
 
 pub use disposition::{content_disposition, file_name};
-pub use verdict::{NO_VERDICT, verdict};
+pub use verdict::{X_ACCEL_EXPIRES, settled, unsettled};
 
 use self::presigned::Presigner;
 use crate::{
