@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use hyper::header::{AUTHORIZATION, COOKIE, DATE, LOCATION};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, DATE, LOCATION};
 
 use super::{
     Answer, Cause, Finding, Look,
@@ -55,7 +55,7 @@ impl Look<'_> {
             let fix = self.in_route(&format!("location ^~ PREFIX: {}", lines.join(" ")));
             findings.push(self.warning(Cause::LeakedHeaders, says).seen(leaks.join(", ")).fix(fix));
         }
-        self.refusal().await
+        self.refusal(findings).await
     }
 
     /// Why a request does not arrive.
@@ -216,8 +216,9 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// A refusal is sendimage's own: a status and a sentence that caches and browsers are told not to keep.
-    async fn refusal(&self) -> Result<(), Box<Finding>> {
+    /// A refusal is sendimage's own: a status and a sentence that caches and browsers are told not to keep. Or the status with a
+    /// picture, where the operator has put one in the sentence's place.
+    async fn refusal(&self, findings: &mut Vec<Finding>) -> Result<(), Box<Finding>> {
         let Some(path) = self.sign(Kind::Mirror, "") else { return Ok(()) };
         let at = self.route.prefix.len();
         let other = if path[at..].starts_with('A') { "B" } else { "A" };
@@ -226,6 +227,14 @@ impl Look<'_> {
         // nginx words a refusal itself where it asks for verdicts.
         let words_its_own = self.mode == OffloadMode::AuthRequest;
         if answer.status() == 403 && (words_its_own || answer.says("Forbidden")) {
+            return Ok(());
+        }
+        // A picture of the site's own for refusals, with their status: no browser and no cache takes it for the image.
+        let media = answer.header(CONTENT_TYPE.as_str()).unwrap_or_default();
+        if answer.status() == 403 && media.starts_with("image/") && !answer.body().is_empty() {
+            let says =
+                "refusals are answered with a picture of the web server's in place of a sentence; the status stays 403";
+            findings.push(Finding::good(self.part(), says).seen(format!("a forged signature: {}", answer.words())));
             return Ok(());
         }
         if mirror_in(&answer).is_some() {
