@@ -31,6 +31,7 @@ use crate::{
   sendimage check
   sendimage check --url https://www.example.org        what browsers get, through nginx
   sendimage check --url                                the same, at server.public_url
+  sendimage check --url --image media/a.jpg            and whether this image comes
   sudo -u sendimage sendimage check --url --json       as the service's own user, for machines
 
 With --url, a canary goes through: a signed URL that works for five minutes, and a file of 1 KB in the store, removed at the
@@ -50,6 +51,9 @@ pub struct Arguments {
     /// The user of nginx's workers [default: that of the nginx on this machine]
     #[arg(long, value_name = "USER", requires = "url")]
     nginx_user: Option<String>,
+    /// An image to ask for too, by an id or a source and a path: one rendition of it, by each route
+    #[arg(long, value_name = "REF", requires = "url")]
+    image: Option<String>,
     /// Says more: what was seen of what is good, too
     #[arg(short, long)]
     verbose: bool,
@@ -113,9 +117,11 @@ fn asked(arguments: &Arguments, config: &Config, url: &str) -> Result<Asked, Com
     let wants_token =
         config.effective_routes().values().any(|route| route.auth.unwrap_or(config.auth.mode) == AuthMode::Jwt);
     if credentials.is_empty() && wants_token {
+        // No image but the one that is asked for.
+        let images = arguments.image.as_slice();
         let minted = Minted {
             subject: "sendimage check",
-            images: Some(&[]),
+            images: Some(images),
             ttl: Duration::from_secs(300),
             kid: None,
             private_key_file: None,
@@ -129,7 +135,8 @@ fn asked(arguments: &Arguments, config: &Config, url: &str) -> Result<Asked, Com
         }
     }
     let url = if url.is_empty() { config.server.public_url.clone() } else { url.to_owned() };
-    Ok(Asked { url, insecure: arguments.insecure, credentials, user: arguments.nginx_user.clone() })
+    let (user, image) = (arguments.nginx_user.clone(), arguments.image.clone());
+    Ok(Asked { url, insecure: arguments.insecure, credentials, user, image })
 }
 
 fn part(name: impl Into<String>, part: Part) -> Finding {

@@ -7,7 +7,7 @@ use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::{
     HeaderMap, Method, Request, Response,
     client::conn::http1,
-    header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, SERVER},
+    header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, LOCATION, SERVER},
 };
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
@@ -67,6 +67,18 @@ impl Public {
     /// When there is no answer.
     pub async fn get(&self, path: &str) -> Result<Answer, RemoteError> {
         self.ask(Method::GET, path, &[]).await
+    }
+
+    /// As [`Self::get`]; where a redirect comes, what it leads to.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn followed(&self, path: &str) -> Result<Answer, RemoteError> {
+        let answer = self.get(path).await?;
+        match answer.header(LOCATION.as_str()) {
+            Some(location) if matches!(answer.status(), 301 | 302 | 307) => self.elsewhere(location).await,
+            _ => Ok(answer),
+        }
     }
 
     /// As [`Self::get`], by another method and with more headers.

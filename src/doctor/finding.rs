@@ -75,6 +75,8 @@ pub enum Cause {
     NoRanges,
     NoValidators,
     HeadFails,
+    // On an image of the operator's.
+    ImageFails,
     // On this machine.
     SqliteWal,
     WrongClock,

@@ -14,6 +14,7 @@ pub mod local;
 pub mod mirror;
 mod nginx;
 mod reach;
+mod real;
 mod users;
 
 use std::time::{Duration, SystemTime};
@@ -45,6 +46,8 @@ pub struct Asked {
     pub credentials: HeaderMap,
     /// The web server's user, where it cannot be seen.
     pub user: Option<String>,
+    /// An image that is asked for too: `42`, or `source/path`.
+    pub image: Option<String>,
 }
 
 /// Examines every route.
@@ -66,7 +69,7 @@ pub async fn examine(config: &Config, asked: &Asked) -> Result<Vec<Finding>, Str
         let spec = spec_for(config, route);
         let signer = Signer { verifier: &verifier, route, spec };
         let look = Look { config, public: &public, front: &front, route, mode, signer, nonce };
-        look.route(&mut findings).await;
+        look.route(&mut findings, asked.image.as_deref()).await;
     }
     Ok(findings)
 }
@@ -93,7 +96,7 @@ struct Look<'a> {
 
 impl Look<'_> {
     /// The order of examination: each step needs the one before, and what is named once is not named again by what follows from it.
-    async fn route(&self, findings: &mut Vec<Finding>) {
+    async fn route(&self, findings: &mut Vec<Finding>, image: Option<&str>) {
         if self.sign(Kind::Mirror, "").is_none() {
             let says = "no key of this route signs a canary now: nothing was asked";
             let fix = "signing.keys: a key that is alive and without sources (a Wagtail key does, too, but not with presets_only)";
@@ -111,6 +114,12 @@ impl Look<'_> {
             if !is_gone {
                 let _ = ask::gate(&self.config.server.listen, &over, &self.public.credentials).await;
             }
+        }
+        // It would only say once more what is named already.
+        if let Some(image) = image
+            && findings[before..].iter().all(|finding| finding.ok)
+        {
+            findings.push(self.real(image).await);
         }
         if findings[before..].iter().all(|finding| finding.severity == Severity::Ok) {
             let says =

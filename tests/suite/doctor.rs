@@ -310,6 +310,55 @@ fn each_fault_of_nginxs_config_is_named() {
     assert!(!site.path("renditions/_renditions").exists(), "the decoy is gone");
 }
 
+/// A picture in place of a refusal's sentence, as the README has it: allowed as long as the status stays.
+#[test]
+fn a_picture_for_errors_is_said_and_no_fault() {
+    let site = site("");
+    fs::write(site.path("no-image.svg"), "<svg xmlns=\"http://www.w3.org/2000/svg\"/>").unwrap();
+    let recipe = |conf: String, errors: &str| {
+        let lines = format!("proxy_intercept_errors on; error_page {errors} /no-image.svg;");
+        let conf = change_in(&conf, PUBLIC, "proxy_intercept_errors off;", &lines);
+        let picture = format!(
+            "location = /no-image.svg {{ internal; root {}; types {{ image/svg+xml svg; }} \
+             add_header Cache-Control no-store always; }}\n        location / {{",
+            site.folder.path().display()
+        );
+        change(&conf, "location / {", &picture)
+    };
+    let front = Front::start(&site, |conf| recipe(conf, "403 404 410 422"));
+    let findings = diagnose(&site, &front.url());
+    assert_healthy("a picture for errors", &site, &findings);
+    let said = serde_json::to_string(&findings).unwrap();
+    assert!(said.contains("with a picture of the web server's") && said.contains("serves as it should"), "{said}");
+    drop(front);
+    // One that comes as if it were the image.
+    let front = Front::start(&site, |conf| recipe(conf, "403 =200"));
+    assert_named("a picture with another status", &diagnose(&site, &front.url()), "errors_intercepted");
+}
+
+/// `--image`: catalogue, sources and workers have their say.
+#[test]
+fn an_image_of_the_operators_is_asked_for() {
+    let site = site("");
+    site.add("photo_land.jpg", "a.jpg");
+    site.add("notimage.jpg", "bad.jpg");
+    let front = Front::start(&site, |conf| conf);
+    for (image, code, says) in [
+        ("media/a.jpg", 0, "media/a.jpg comes as width-400: 200 image/jpeg"),
+        ("media/none.jpg", 1, "[image_fails]"),
+        ("media/bad.jpg", 1, "seen: 422 text/plain"),
+        ("nowhere/a.jpg", 1, "no link to nowhere/a.jpg can be made"),
+    ] {
+        let url = front.url();
+        let mut check = Command::new(SENDIMAGE);
+        check.args(["check", "--url", &url, "--image", image, "-c"]).arg(site.config());
+        let output = check.env("SENDIMAGE_SERVER__PUBLIC_URL", &url).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(code), "{image}: {said}");
+        assert!(said.contains(says), "{image}: {said}");
+    }
+}
+
 #[test]
 fn an_inner_proxy_eats_the_header() {
     let site = site("");
