@@ -7,6 +7,7 @@
 mod blocks;
 mod store;
 mod values;
+mod verdicts;
 
 use std::fmt::Write as _;
 
