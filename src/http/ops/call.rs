@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use hyper::{
@@ -10,23 +10,19 @@ use hyper::{
     body::Incoming,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
 };
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{DeserializeOwned, Visitor},
-};
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Semaphore;
 
-use super::{JSON, failure::CallError, text};
+use super::{JSON, failure::CallError, purge, sign, sign::Signed, text, warm};
 use crate::{
-    access::{Known, LinkError, Links, OpsToken, Renditions, Scheme, Subject, Wanted, parse_life},
+    access::{LinkError, OpsToken},
     app::App,
     http::{
         message::{self, BodyError},
         request_id::{RequestId, X_REQUEST_ID},
     },
     offload::Body,
-    spec::FilterSpec,
-    upkeep::{self, MAX_RENDITIONS, Original, Purged, Scope, Warmed},
+    upkeep::{Purged, Warmed},
 };
 
 /// Longest body: some six thousand references.
@@ -145,7 +141,7 @@ async fn carry_out(
     })?;
     match call {
         Call::Sign => {
-            let signed = sign(app, parse(&body)?)?;
+            let signed = sign::sign(app, parse(&body)?)?;
             let says = match &signed {
                 Signed::Url(_) => "1 URL signed".to_owned(),
                 Signed::Urls(links) => format!("{} URLs signed", links.urls().count()),
@@ -153,13 +149,13 @@ async fn carry_out(
             Ok(done(&signed, says))
         }
         Call::Purge => {
-            let purged = purge(app, parse(&body)?).await?;
+            let purged = purge::purge(app, parse(&body)?).await?;
             let Purged { images, files, bytes, unknown, .. } = &purged;
             let says = format!("{images} images, {files} files, {bytes} bytes removed, {} unknown", unknown.len());
             Ok(done(&purged, says))
         }
         Call::Warm => {
-            let warmed = warm(app, parse(&body)?).await?;
+            let warmed = warm::warm(app, parse(&body)?).await?;
             let Warmed { created, present, failed, failures: _ } = &warmed;
             let failed: u64 = failed.values().sum();
             let says = format!("{created} created, {present} present, {failed} failed");
@@ -197,177 +193,11 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, CallError> {
     Ok(parsed)
 }
 
-/// The body of `POST /sign`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SignBody {
-    #[serde(rename = "ref")]
-    reference: String,
-    spec: Option<String>,
-    preset_set: Option<String>,
-    expires: Option<Life>,
-    download: Option<String>,
-    filename: Option<String>,
-    scheme: Option<SchemeName>,
-    route: Option<String>,
-}
-
-/// The answer to it.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Signed {
-    Url(String),
-    Urls(Links),
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum SchemeName {
-    Native,
-    Wagtail,
-}
-
-/// Seconds, or a text such as `1h`.
-#[derive(Clone, Copy, Debug)]
-struct Life(Duration);
-
-impl<'de> Deserialize<'de> for Life {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OfLife;
-        impl Visitor<'_> for OfLife {
-            type Value = Life;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a number of seconds, or a time such as 90s, 15m, 1h, 7d")
-            }
-
-            fn visit_u64<E: serde::de::Error>(self, seconds: u64) -> Result<Life, E> {
-                Ok(Life(Duration::from_secs(seconds)))
-            }
-
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Life, E> {
-                parse_life(text).map(Life).map_err(E::custom)
-            }
-        }
-        deserializer.deserialize_any(OfLife)
-    }
-}
-
-/// Which of two fields is given.
-fn one_of<'a>(spec: Option<&'a str>, set: Option<&'a str>) -> Result<Renditions<'a>, CallError> {
-    match (spec, set) {
-        (Some(spec), None) => Ok(Renditions::Of(spec)),
-        (None, Some(set)) => Ok(Renditions::Set(set)),
-        (Some(_), Some(_)) => Err(CallError::field("preset_set", "give this or spec, not both")),
-        (None, None) => Err(CallError::field("spec", "give this or preset_set")),
-    }
-}
-
-fn sign(app: &App, body: SignBody) -> Result<Signed, CallError> {
-    let renditions = one_of(body.spec.as_deref(), body.preset_set.as_deref())?;
-    let wanted = Wanted {
-        reference: &body.reference,
-        renditions,
-        route: body.route.as_deref(),
-        scheme: body.scheme.map(|name| match name {
-            SchemeName::Native => Scheme::Native,
-            SchemeName::Wagtail => Scheme::Wagtail,
-        }),
-        life: body.expires.map(|Life(life)| life),
-        download: body.download.as_deref(),
-        filename: body.filename.as_deref(),
-        known: Known::default(),
-    };
-    let links = app.verifier.links(app.config(), &wanted, SystemTime::now())?;
-    let first = links.urls().next().map(str::to_owned);
-    Ok(match (renditions, first) {
-        (Renditions::Of(_), Some(url)) => Signed::Url(url),
-        _ => Signed::Urls(links),
-    })
-}
-
-/// The body of `POST /purge`: one of these.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PurgeBody {
-    refs: Option<Vec<String>>,
-    source: Option<String>,
-    prefix: Option<String>,
-    preset: Option<String>,
-    all: Option<bool>,
-}
-
-async fn purge(app: &App, body: PurgeBody) -> Result<Purged, CallError> {
-    let PurgeBody { refs, source, prefix, preset, all } = body;
-    if all == Some(false) {
-        return Err(CallError::field("all", "true, or leave it away"));
-    }
-    let scopes =
-        [source.map(Scope::Source), prefix.map(Scope::Prefix), preset.map(Scope::Preset), all.map(|_| Scope::All)];
-    let mut scopes = scopes.into_iter().flatten();
-    match (refs, scopes.next(), scopes.next()) {
-        (Some(refs), None, None) => {
-            Ok(upkeep::purge(app, &each(refs, |text| Ok((text.to_owned(), Subject::of_reference(text)?)))?).await?)
-        }
-        (None, Some(scope), None) => {
-            check_scope(app, &scope)?;
-            Ok(upkeep::purge_all_of(app, &scope).await?)
-        }
-        (None, None, _) => Err(CallError::field("refs", "give this, or source, prefix, preset or all")),
-        _ => Err(CallError::field("", "Give one of refs, source, prefix, preset and all")),
-    }
-}
-
-/// A slip of the pen must not look like a purge that found nothing.
-fn check_scope(app: &App, scope: &Scope) -> Result<(), CallError> {
-    match scope {
-        Scope::Preset(name) if !app.config().presets.contains_key(name) => {
-            Err(CallError::field("preset", format!("there is no preset {name:?}")))
-        }
-        Scope::Prefix(prefix) if !prefix.contains('/') => {
-            Err(CallError::field("prefix", "is source/path, or the beginning of one: at least source/"))
-        }
-        Scope::Source(name) if name.is_empty() => Err(CallError::field("source", "is empty")),
-        _ => Ok(()),
-    }
-}
-
-/// The body of `POST /warm`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WarmBody {
-    refs: Vec<String>,
-    specs: Option<Vec<String>>,
-    preset_set: Option<String>,
-}
-
-async fn warm(app: &Arc<App>, body: WarmBody) -> Result<Warmed, CallError> {
-    let originals = each(body.refs, Original::of_reference)?;
-    let specs = match (body.specs, body.preset_set) {
-        (Some(specs), None) => specs,
-        (None, Some(set)) => Renditions::Set(&set).specs(app.config())?,
-        (Some(_), Some(_)) => return Err(CallError::field("preset_set", "give this or specs, not both")),
-        (None, None) => return Err(CallError::field("specs", "give this or preset_set")),
-    };
-    let mut tasks = Vec::new();
-    for (index, text) in specs.iter().enumerate() {
-        let spec = app.config().presets.get(text).unwrap_or(text);
-        let spec = FilterSpec::parse(spec).map_err(|error| CallError::Field {
-            field: format!("specs[{index}]"),
-            message: format!("{text:?} is no preset and not a filter spec: {error}"),
-        })?;
-        tasks.extend(upkeep::tasks(spec));
-    }
-    let count = originals.len().saturating_mul(tasks.len());
-    if count > MAX_RENDITIONS {
-        let message = format!("{count} renditions, format-auto's three counted; one call may ask for {MAX_RENDITIONS}");
-        return Err(CallError::field("refs", message));
-    }
-    Ok(upkeep::warm(app, &originals, &tasks.into()).await)
-}
-
 /// What references mean.
-fn each<T>(references: Vec<String>, meaning: impl Fn(&str) -> Result<T, LinkError>) -> Result<Vec<T>, CallError> {
+pub(super) fn each<T>(
+    references: Vec<String>,
+    meaning: impl Fn(&str) -> Result<T, LinkError>,
+) -> Result<Vec<T>, CallError> {
     let meaning = |(index, text): (usize, String)| {
         let field = || format!("refs[{index}]");
         meaning(&text).map_err(|error| CallError::Field { field: field(), message: error.to_string() })

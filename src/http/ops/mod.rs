@@ -2,6 +2,9 @@
 
 mod call;
 mod failure;
+mod purge;
+mod sign;
+mod warm;
 
 use std::sync::Arc;
 
