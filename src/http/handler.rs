@@ -3,7 +3,7 @@
 use std::{
     net::IpAddr,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
 use http_body_util::{Either, Full};
@@ -19,24 +19,22 @@ use hyper::{
 use tracing::Instrument as _;
 
 use super::{
-    accept, canary,
+    canary,
     failure::{ALLOWED, Failure, RequestError},
+    proven::{count_allowed, prove},
+    rendition::{find_or_make, hit},
     request_id::{RequestId, X_REQUEST_ID},
     verdict,
 };
 use crate::{
-    access::{Bearer, ImageRef, Refusal, Route, SignedUrl, UrlError, VerifiedRequest, VerifyError},
+    access::{Bearer, Route, UrlError},
     app::App,
-    catalogue::CatalogueError,
     config::AuthMode,
     doctor::canary::Canary,
-    metrics::{AuthOutcome, Outcome},
-    model::{ImageFormat, SourceImage},
-    offload::{Body, Caching, OffloadError, Served, content_disposition, file_name},
-    renditions::{Ask, EnsureError, Ensured, How, Planned},
-    solved::Answer,
-    spec::{Accepted, FilterSpec},
-    traces::{self, part},
+    metrics::Outcome,
+    offload::Body,
+    renditions::Ask,
+    traces,
 };
 
 /// The web server marks a request that comes back because the file was not there when it opened it.
@@ -144,252 +142,6 @@ pub async fn serve(
     }
     // In a box: hyper moves a request's future about, and a hit's would have to be as large as this one.
     Box::pin(find_or_make(app, &verified, method, headers, ask, request_id)).await
-}
-
-/// The proof that a URL may be served to whoever sent it.
-///
-/// # Errors
-/// Why there is none.
-pub async fn prove<'a>(
-    app: &'a App,
-    route: &'a Route,
-    url: &'a SignedUrl<'a>,
-    bearer: Bearer<'_>,
-    request_id: &str,
-) -> Result<VerifiedRequest<'a>, RequestError> {
-    let now = SystemTime::now();
-    let signed = app.verifier.verify_signature(route, url, now)?;
-    app.count_key_use(&signed);
-    let verified = match app.verifier.authorise_now(&signed, bearer, now) {
-        Some(settled) => settled?,
-        // In a box, as above.
-        None => Box::pin(app.verifier.authorise(&signed, bearer, now)).await?,
-    };
-    for refusal in verified.on_trial() {
-        note_trial(app, refusal, request_id);
-    }
-    Ok(verified)
-}
-
-/// What `log_only` lets through.
-fn note_trial(app: &App, refusal: VerifyError, request_id: &str) {
-    let error = RequestError::from(refusal);
-    if let Some(outcome) = error.auth_outcome() {
-        app.metrics.auth(outcome);
-    }
-    tracing::info!(request.id = request_id, reason = %error, "would not be served, were log_only off");
-}
-
-/// Counts a bearer whom the token or the site's word lets pass, where one was asked for.
-pub(super) fn count_allowed(app: &App, verified: &VerifiedRequest<'_>) {
-    if verified.route().auth != AuthMode::Off && !verified.is_on_trial() {
-        app.metrics.auth(AuthOutcome::Allowed);
-    }
-}
-
-/// What [`find_or_make`] answers, for a request that it has answered as a hit before: no spec is parsed, no plan looked for,
-/// no header written. `None` is no verdict, but for `find_or_make` to say what is the matter.
-pub(super) fn hit(app: &App, verified: &VerifiedRequest<'_>, headers: &HeaderMap) -> Option<Arc<Answer>> {
-    let solved = app.solved.find(verified, negotiable(verified, headers))?;
-    if let Some(id) = solved.id {
-        app.catalogue.find_now(id).filter(|image| *image == solved.image)?;
-    }
-    // The answer was somebody else's: key and token are this request's own.
-    verified.admits(&solved.image).ok()?;
-    verified.admits_pixels(solved.planned.plan.rendition_size().pixels()).ok()?;
-    app.renditions.is_hit(&solved.image, &solved.planned).then_some(solved)
-}
-
-/// What the client accepts, where that can have a say: `format-auto` is written in one way only.
-fn negotiable(verified: &VerifiedRequest<'_>, headers: &HeaderMap) -> Option<Accepted> {
-    verified.filter_spec().contains("format-auto").then(|| accept::accepted(headers))
-}
-
-/// The whole way of a request that is proven: each of its answers comes from here, or is a copy of one that did.
-async fn find_or_make(
-    app: &App,
-    verified: &VerifiedRequest<'_>,
-    method: &Method,
-    headers: &HeaderMap,
-    ask: Ask,
-    request_id: &str,
-) -> Result<(Response<Body>, Outcome), RequestError> {
-    let image = find_image(app, verified, request_id).await?;
-    count_allowed(app, verified);
-    let spec = FilterSpec::parse(verified.filter_spec())?;
-    if verified.limits_pixels() {
-        let spec = if spec.is_auto() { spec.accepting(accept::accepted(headers)) } else { spec.clone() };
-        let resolved = app.renditions.resolve(&image, &spec).await.map_err(|error| explain_gone(verified, error))?;
-        admit_size(verified, &resolved.planned)?;
-    }
-    let answer = async |ask| {
-        let found = find(app, &image, spec.clone(), headers, ask).await;
-        let found = found.map_err(|error| explain_gone(verified, error))?;
-        hand_over(app, verified, method, headers, (ask, verified.max_age()), &image, found).await
-    };
-    match answer(ask).await {
-        // A purge came between, and nobody else would ask again.
-        Err(RequestError::Offload(OffloadError::Vanished)) => answer(Ask::Disk).await,
-        result => result,
-    }
-}
-
-/// Whether the key signs for a rendition as large as the plan makes it.
-///
-/// # Errors
-/// A refusal.
-pub fn admit_size(verified: &VerifiedRequest<'_>, planned: &Planned) -> Result<(), RequestError> {
-    Ok(verified.admits_pixels(planned.plan.rendition_size().pixels()).map_err(VerifyError::from)?)
-}
-
-/// The answer that hands a rendition over, to be kept for `max_age` at most.
-pub(super) async fn hand_over(
-    app: &App,
-    verified: &VerifiedRequest<'_>,
-    method: &Method,
-    headers: &HeaderMap,
-    (ask, max_age): (Ask, Duration),
-    image: &Arc<SourceImage>,
-    Found { ensured, negotiated, rank }: Found,
-) -> Result<(Response<Body>, Outcome), RequestError> {
-    let Ensured { stored, planned, how } = ensured;
-    let again = ask == Ask::Disk;
-    if again && how == How::Hit {
-        tracing::warn!(
-            path = stored.path,
-            "the web server could not open a rendition that is there: see its error log"
-        );
-    }
-    let offload = app.offload(&verified.route().name);
-    let disposition = match again && offload.keeps_disposition() {
-        true => None,
-        false => Some(disposition(verified, image, stored.format)?),
-    };
-    let life = offload.life();
-    let max_age = max_age.min(life.max_age.unwrap_or(Duration::MAX));
-    let caching = Caching {
-        max_age: match rank {
-            Rank::Meanwhile => max_age.min(app.interim_max_age()),
-            Rank::Best | Rank::Instead => max_age,
-        },
-        is_private: verified.is_private(),
-        negotiated,
-        varies_by: app.verifier.varies_by(verified.route()),
-    };
-    let served = Served { stored, disposition, caching };
-    let mut response = offload.respond(&served, method, headers).await?;
-    // A place for the id that each answer gets at its end: the table of a copy would have to grow for it.
-    response.headers_mut().insert(X_REQUEST_ID, HeaderValue::from_static(""));
-    let is_kept =
-        how == How::Hit && !again && rank == Rank::Best && (*method == Method::GET || !offload.answers_by_method());
-    if is_kept {
-        let image = (verified.image().id(), image);
-        app.solved.keep(verified, negotiable(verified, headers), image, &planned, (caching, life, &response));
-    }
-    let outcome = match how {
-        _ if response.status() == StatusCode::NOT_MODIFIED => Outcome::NotModified,
-        How::Hit => Outcome::Hit,
-        How::Rendered => Outcome::Rendered,
-        How::Joined => Outcome::Joined,
-    };
-    Ok((response, outcome))
-}
-
-/// A rendition, and how far the request's `Accept` decided about it.
-pub(super) struct Found {
-    pub ensured: Ensured,
-    /// Another client may get another format.
-    pub negotiated: bool,
-    pub rank: Rank,
-}
-
-/// How a rendition stands to the best that its client could have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rank {
-    /// There is no better one.
-    Best,
-    /// A better one will soon be there.
-    Meanwhile,
-    /// A better one cannot be made now: its source image is gone, or it has failed and is tried again later.
-    Instead,
-}
-
-/// Finds or makes the rendition. For `format-auto` an AVIF that is not there yet is made behind, and the next best format
-/// is served meanwhile: encoding one takes longer than anybody likes to wait.
-async fn find(
-    app: &App,
-    image: &SourceImage,
-    spec: FilterSpec,
-    headers: &HeaderMap,
-    ask: Ask,
-) -> Result<Found, EnsureError> {
-    if !spec.is_auto() {
-        let ensured = app.renditions.ensure(image, &spec, ask).await?;
-        return Ok(Found { ensured, negotiated: false, rank: Rank::Best });
-    }
-    let accepted = accept::accepted(headers);
-    let spec = spec.accepting(accepted);
-    let left = match app.renditions.find_or_leave(image, &spec, ask).await? {
-        Ok(ensured) => return Ok(Found { ensured, negotiated: true, rank: Rank::Best }),
-        Err(left) => left,
-    };
-    let meanwhile = spec.accepting(Accepted { avif: false, ..accepted });
-    let ensured = app.renditions.ensure(image, &meanwhile, ask).await?;
-    let rank = if left.can_be_made() { Rank::Meanwhile } else { Rank::Instead };
-    // Not before: it would share the processor with what the client waits for.
-    app.renditions.begin(left);
-    Ok(Found { ensured, negotiated: true, rank })
-}
-
-/// The source image that a verified URL refers to, if key and token allow it.
-///
-/// # Errors
-/// [`RequestError::UnknownImage`], a refusal, or the catalogue's own.
-pub async fn find_image(
-    app: &App,
-    verified: &VerifiedRequest<'_>,
-    request_id: &str,
-) -> Result<Arc<SourceImage>, RequestError> {
-    let found = match verified.image() {
-        ImageRef::Id(id) => app.catalogue.find(id).instrument(part!("catalogue")).await.map_err(RequestError::from),
-        ImageRef::Path(location) => Ok(Some(Arc::new(SourceImage::at(location)))),
-        ImageRef::Nothing => Ok(None),
-    };
-    let admitted = match &found {
-        Ok(Some(image)) => verified.admits(image),
-        // A row that is malformed is none either, for whoever may not know. That the catalogue is away says nothing of an image.
-        Ok(None) | Err(RequestError::Catalogue(CatalogueError::BadRow { .. })) => verified.admits_unknown(),
-        Err(_) => Ok(()),
-    };
-    match admitted {
-        Err(refusal @ Refusal::OutOfScope) if app.verifier.tries_auth() => {
-            note_trial(app, refusal.into(), request_id);
-        }
-        Err(refusal) => return Err(VerifyError::from(refusal).into()),
-        Ok(()) => {}
-    }
-    found?.ok_or(RequestError::UnknownImage)
-}
-
-/// The name that the browser saves the image under: the link's own, else the original's with the output's extension.
-fn disposition(
-    verified: &VerifiedRequest<'_>,
-    image: &SourceImage,
-    format: ImageFormat,
-) -> Result<HeaderValue, RequestError> {
-    let value = match verified.download() {
-        Some(name) => content_disposition(name, true),
-        None => content_disposition(&file_name(image.location.path.stem(), format), false),
-    };
-    Ok(value.map_err(OffloadError::from)?)
-}
-
-/// A catalogue's image whose file is gone is 410; a path that nothing was ever said about is 404.
-pub fn explain_gone(verified: &VerifiedRequest<'_>, error: EnsureError) -> RequestError {
-    match (verified.image(), error) {
-        (ImageRef::Path(_), EnsureError::SourceGone(_)) => RequestError::NoSuchPath,
-        (_, error) => RequestError::Ensure(error),
-    }
 }
 
 /// What may be asked. A script of the allowed origin that sends a token asks this first (Fetch, 4.8).

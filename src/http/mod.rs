@@ -8,10 +8,13 @@ pub mod inherited;
 mod message;
 mod ops;
 pub mod page;
+mod proven;
+mod rendition;
 mod request_id;
 pub mod server;
 mod verdict;
 
 pub use failure::{Failure, RequestError, STATUSES, StatusRow};
-pub use handler::{admit_size, answer, explain_gone, find_image, serve};
+pub use handler::{answer, serve};
 pub use ops::answer_ops;
+pub use proven::{admit_size, explain_gone, find_image};

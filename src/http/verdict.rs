@@ -16,7 +16,8 @@ use hyper::{
 use super::{
     canary,
     failure::{Failure, RequestError},
-    handler::{self, Found, Rank},
+    proven::{admit_size, count_allowed, find_image, prove},
+    rendition::{self, Found, Rank},
 };
 use crate::{
     access::{Bearer, UrlError, VerifiedRequest},
@@ -78,7 +79,7 @@ async fn settle(app: &App, headers: &HeaderMap, request_id: &str) -> Result<Opti
     let target = target.split_once('#').map_or(target, |(before, _)| before);
     let (route, url) = app.verifier.table().resolve_target(target).map_err(RequestError::Url)?;
     let Some(longest) = app.offload(&route.name).verdicts() else { return Ok(None) };
-    let verified = handler::prove(app, route, &url, Bearer { headers, target }, request_id).await?;
+    let verified = prove(app, route, &url, Bearer { headers, target }, request_id).await?;
     let (keep, max_age) = terms(&verified, longest);
     let told = |path: &str, answer: &HeaderMap| {
         settled(path, answer, keep).map(Some).map_err(|error| RequestError::Offload(error.into()))
@@ -87,11 +88,11 @@ async fn settle(app: &App, headers: &HeaderMap, request_id: &str) -> Result<Opti
         let judged = canary::judged(app, &verified, &canary, headers).await?;
         return judged.map_or(Ok(None), |(key, answer)| told(key.path(), answer.headers()));
     }
-    if let Some(answer) = handler::hit(app, &verified, headers) {
-        handler::count_allowed(app, &verified);
+    if let Some(answer) = rendition::hit(app, &verified, headers) {
+        count_allowed(app, &verified);
         return told(answer.planned.key.path(), &answer.headers(max_age)?);
     }
-    let image = handler::find_image(app, &verified, request_id).await?;
+    let image = find_image(app, &verified, request_id).await?;
     let spec = FilterSpec::parse(verified.filter_spec())?;
     // Which format a client gets may take a render to say.
     if spec.is_auto() {
@@ -99,11 +100,11 @@ async fn settle(app: &App, headers: &HeaderMap, request_id: &str) -> Result<Opti
     }
     let Some(ensured) = app.renditions.find(&image, &spec).await? else { return Ok(None) };
     let planned = Arc::clone(&ensured.planned);
-    handler::admit_size(&verified, &planned)?;
+    admit_size(&verified, &planned)?;
     let found = Found { ensured, negotiated: false, rank: Rank::Best };
     let terms = (Ask::Memory, max_age);
-    let (answer, _) = handler::hand_over(app, &verified, &Method::GET, headers, terms, &image, found).await?;
-    handler::count_allowed(app, &verified);
+    let (answer, _) = rendition::hand_over(app, &verified, &Method::GET, headers, terms, &image, found).await?;
+    count_allowed(app, &verified);
     told(planned.key.path(), answer.headers())
 }
 
