@@ -61,7 +61,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> CommandResult {
     let loaded = arguments.config.load()?;
     let config = &loaded.config;
-    start_log(&config.log);
+    let _log = start_log(&config.log);
     let mut findings = vec![Finding::good("config", origin(loaded.file.as_deref()))];
     for (key, says) in config.cautions() {
         findings.push(Finding::good(key, format!("allowed, with caution: {says}")));

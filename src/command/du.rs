@@ -40,7 +40,7 @@ enum By {
 
 pub fn run(arguments: &Arguments) -> CommandResult {
     let loaded = arguments.config.load()?;
-    start_log(&loaded.config.log);
+    let _log = start_log(&loaded.config.log);
     let usage = runtime()?.block_on(count(&loaded.config, arguments))?;
     match arguments.json {
         true => print_json(&usage)?,

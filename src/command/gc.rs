@@ -58,7 +58,7 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> CommandResult {
     let loaded = arguments.config.load()?;
-    start_log(&loaded.config.log);
+    let _log = start_log(&loaded.config.log);
     let options = GcOptions {
         dry_run: arguments.dry_run,
         orphans: arguments.orphans,

@@ -234,7 +234,8 @@ fn with_one_worker(config: &Config) -> Config {
 /// Lines that wait for a standard error that takes none; more are dropped, and counted.
 const WAITING_LOG_LINES: usize = 8192;
 
-/// The log, while it is kept: what still waits is written when this is dropped.
+/// The log, while it is kept: what still waits is written when this is dropped, and nothing after that.
+#[must_use = "no line is written once it is dropped"]
 struct Log {
     /// How many lines were dropped.
     dropped: ErrorCounter,

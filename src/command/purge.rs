@@ -57,7 +57,7 @@ enum What {
 
 pub fn run(arguments: &Arguments) -> CommandResult {
     let loaded = arguments.config.load()?;
-    start_log(&loaded.config.log);
+    let _log = start_log(&loaded.config.log);
     let what = arguments.what(&loaded.config)?;
     let answer = runtime()?.block_on(purge(&loaded.config, &what))?;
     if arguments.json {
