@@ -572,6 +572,8 @@ mod tests {
             ("[render]\njpeg_quality = 101\n", &["render.jpeg_quality"]),
             ("[render]\nmemory_budget = \"12 parsecs\"\n", &["render.memory_budget"]),
             ("[server]\nlisten = \"everywhere\"\n", &["server.listen"]),
+            ("[signing]\nwagtail_key_files = 3\n", &["signing.wagtail_key_files", "not a list"]),
+            ("[store]\nmin_free = []", &["store.min_free", "neither a whole number nor a text"]),
             ("[auth]\nmode = \"jwt\"\n", &["auth.jwt"]),
             ("[auth]\nmode = \"oauth\"\n", &["auth.mode", "`forward`"]),
             ("[auth.jwt]\nkeys = [{ kid = \"a\", algorithm = \"none\" }]\n", &["auth.jwt.keys", "`ES256`"]),
@@ -596,10 +598,34 @@ mod tests {
             "[signing]\nkeys = [{ id = [\"canary-canary-canary\"] }]\n",
             "[signing]\nsecret = \"canary-canary-canary\n",
             "[signing]\nkeys = \"canary-canary-canary\"\n",
+            "[signing]\nwagtail_keys = { a = \"canary-canary-canary\" }\n",
+            "[routes.a]\nprefix = \"/a/\"\nwagtail_keys = \"canary-canary-canary\"\n",
+            "[routes.a]\nprefix = \"/a/\"\nwagtail_keys = [[\"canary-canary-canary\"]]\n",
+            "[routes.a]\nprefix = \"/a/\"\nkeys = \"canary-canary-canary\"\n",
+            "[preset_sets]\na = \"canary-canary-canary\"\n",
         ] {
             let error = parsed(text, &[]).unwrap_err();
             assert!(!error.contains("canary"), "{error}");
         }
+    }
+
+    #[test]
+    fn lists_of_every_table_come_from_the_environment() {
+        let config = parsed(
+            &format!("{ROOT}[routes.a]\nprefix = \"/a/\"\n"),
+            &[
+                ("SENDIMAGE_ROUTES__A__WAGTAIL_KEYS", "[\"one\", \"two\"]"),
+                ("SENDIMAGE_ROUTES__A__KEYS", "[]"),
+                ("SENDIMAGE_PRESET_SETS__ARTICLE", "[\"width-1\"]"),
+            ],
+        )
+        .unwrap();
+        let route = &config.routes["a"];
+        assert_eq!(route.wagtail_keys.as_ref().unwrap()[1].expose(), "two");
+        assert_eq!((route.keys.as_deref(), &config.preset_sets["article"][..]), (Some(&[][..]), &["width-1".into()][..]));
+        let bad = [("SENDIMAGE_ROUTES__A__WAGTAIL_KEYS", "canary")];
+        let error = parsed(&format!("{ROOT}[routes.a]\nprefix = \"/a/\"\n"), &bad).unwrap_err();
+        assert!(error.contains("JSON array") && !error.contains("canary"), "{error}");
     }
 
     #[test]

@@ -71,6 +71,7 @@ pub struct Config {
     /// `[presets]`: names for filter specs.
     pub presets: BTreeMap<String, String>,
     /// `[preset_sets]`: names for lists of presets or filter specs.
+    #[serde(deserialize_with = "values::lists")]
     pub preset_sets: BTreeMap<String, Vec<String>>,
     /// `[routes.NAME]`: several views side by side; without any there is one, made from the sections above.
     pub routes: BTreeMap<String, RouteConfig>,
@@ -696,8 +697,10 @@ pub struct RouteConfig {
     /// First part of its URLs, with a slash at both ends.
     pub prefix: String,
     /// Ids of the native keys that it takes; all where absent.
+    #[serde(default, deserialize_with = "values::optional_list")]
     pub keys: Option<Vec<String>>,
     /// The Wagtail keys that it takes; those of `[signing]` where absent.
+    #[serde(default, deserialize_with = "values::optional_list")]
     pub wagtail_keys: Option<Vec<Secret>>,
     /// As `auth.mode`.
     #[serde(default, deserialize_with = "values::one_of_these")]
