@@ -198,10 +198,7 @@ impl App {
         let offloads: HashMap<Arc<str>, Offload> = config
             .effective_routes()
             .into_iter()
-            .map(|(name, route)| {
-                let mode = route.offload.unwrap_or(config.offload.mode);
-                (Arc::from(name), Offload::new(mode, config, bucket.as_ref()))
-            })
+            .map(|(name, route)| (Arc::from(name), Offload::new(route.offload, config, bucket.as_ref())))
             .collect();
         let key_uses = verifier.table().key_ids().map(|id| (id.clone(), metrics.key_counter(id))).collect();
         let news = renditions.coordination().news();

@@ -110,8 +110,7 @@ fn asked(arguments: &Arguments, config: &Config, url: &str) -> Result<Asked, Com
         value.set_sensitive(true);
         credentials.append(name, value);
     }
-    let wants_token =
-        config.effective_routes().values().any(|route| route.auth.unwrap_or(config.auth.mode) == AuthMode::Jwt);
+    let wants_token = config.effective_routes().values().any(|route| route.auth == AuthMode::Jwt);
     if credentials.is_empty() && wants_token {
         let minted = Minted {
             subject: "sendimage check",

@@ -152,8 +152,7 @@ pub enum ForwardScope {
 impl Config {
     /// What is wrong with `[auth]`, where a route uses it. Keys are looked at when they are read.
     pub(super) fn check_auth(&self, problem: &mut impl FnMut(&str, String)) {
-        let modes: Vec<AuthMode> =
-            self.effective_routes().into_values().map(|route| route.auth.unwrap_or(self.auth.mode)).collect();
+        let modes: Vec<AuthMode> = self.effective_routes().into_values().map(|route| route.auth).collect();
         if modes.contains(&AuthMode::Jwt) {
             self.check_jwt(problem);
         }

@@ -1,7 +1,7 @@
 //! Defaults, then the file, then the environment; and what makes a whole config acceptable.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     env,
     path::{Path, PathBuf},
 };
@@ -358,9 +358,8 @@ impl Config {
 
     fn check_offload(&self, problem: &mut impl FnMut(&str, String)) {
         // nginx and Caddy come back for a file that is not there; lighttpd and browsers do not.
-        let comes_back = |mode| matches!(mode, OffloadMode::Accel | OffloadMode::AuthRequest);
-        let modes = self.effective_routes().into_values().map(|route| route.offload.unwrap_or(self.offload.mode));
-        let modes: Vec<_> = modes.collect();
+        let comes_back = |mode: &OffloadMode| matches!(mode, OffloadMode::Accel | OffloadMode::AuthRequest);
+        let modes: Vec<_> = self.effective_routes().into_values().map(|route| route.offload).collect();
         if modes.contains(&OffloadMode::Sendfile)
             && self.store.root.as_os_str().as_encoded_bytes().iter().any(u8::is_ascii_control)
         {
@@ -376,11 +375,7 @@ impl Config {
                     .into(),
             );
         }
-        let believes = |existence: &&Existence| **existence != Existence::Check;
-        let by_preset = self.store.existence_by_preset.values();
-        if by_preset.chain([&self.store.existence]).any(|existence| believes(&existence))
-            && !modes.into_iter().all(comes_back)
-        {
+        if self.store.believes() && !modes.iter().all(comes_back) {
             problem(
                 "store.existence",
                 "must be \"check\" where a route's offload mode is \"sendfile\", \"redirect\" or \"direct\": a rendition that is \
@@ -391,8 +386,7 @@ impl Config {
         if !matches!(self.offload.redirect_status, 301 | 302 | 307) {
             problem("offload.redirect_status", "is one of 301, 302, 307".into());
         }
-        let redirects = self.offload.mode == OffloadMode::Redirect
-            || self.routes.values().any(|route| route.offload == Some(OffloadMode::Redirect));
+        let redirects = modes.contains(&OffloadMode::Redirect);
         let url = &self.offload.redirect_url;
         let printable = url.bytes().all(|b| b.is_ascii_graphic());
         let is_path = url.starts_with('/') && self.store.kind == StoreKind::Fs;
@@ -517,23 +511,13 @@ impl Config {
             ));
         }
         for (name, route) in self.effective_routes() {
-            let asks = route.auth.unwrap_or(self.auth.mode) != AuthMode::Off;
-            if asks && route.offload.unwrap_or(self.offload.mode) == OffloadMode::Redirect {
+            if route.auth != AuthMode::Off && route.offload == OffloadMode::Redirect {
                 let says =
                     "a redirect tells who may see an image where everybody can fetch it: the address can be passed on";
                 cautions.push((format!("routes.{name}"), says));
             }
         }
         cautions
-    }
-
-    /// The routes as configured, or the one that the sections make: name and section.
-    pub fn effective_routes(&self) -> BTreeMap<String, super::RouteConfig> {
-        if !self.routes.is_empty() {
-            return self.routes.clone();
-        }
-        let route = super::RouteConfig { prefix: self.server.url_prefix.clone(), ..Default::default() };
-        BTreeMap::from([("images".to_owned(), route)])
     }
 }
 
@@ -622,7 +606,10 @@ mod tests {
         .unwrap();
         let route = &config.routes["a"];
         assert_eq!(route.wagtail_keys.as_ref().unwrap()[1].expose(), "two");
-        assert_eq!((route.keys.as_deref(), &config.preset_sets["article"][..]), (Some(&[][..]), &["width-1".into()][..]));
+        assert_eq!(
+            (route.keys.as_deref(), &config.preset_sets["article"][..]),
+            (Some(&[][..]), &["width-1".into()][..])
+        );
         let bad = [("SENDIMAGE_ROUTES__A__WAGTAIL_KEYS", "canary")];
         let error = parsed(&format!("{ROOT}[routes.a]\nprefix = \"/a/\"\n"), &bad).unwrap_err();
         assert!(error.contains("JSON array") && !error.contains("canary"), "{error}");
@@ -667,6 +654,12 @@ mod tests {
         let redirect = "[offload]\nmode = \"redirect\"\nredirect_url = \"/files/\"\n";
         assert_eq!(cautions(&format!("{forward}{redirect}")), ["routes.images"]);
         assert_eq!(cautions(redirect), [""; 0]);
+    }
+
+    #[test]
+    fn a_mode_that_no_route_has_asks_for_nothing() {
+        let text = "[offload]\nmode = \"redirect\"\n[routes.a]\nprefix = \"/a/\"\noffload = \"accel\"\n";
+        assert!(parsed(&format!("{text}{ROOT}"), &[]).is_ok());
     }
 
     #[test]
@@ -729,6 +722,7 @@ mod tests {
             ("[store]\nkind = \"s3\"\nmax_bytes = \"1GiB\"\n", "store.max_bytes"),
             ("[store]\nkind = \"s3\"\nmax_idle = \"90d\"\n", "store.max_idle"),
             ("[routes.a]\nprefix = \"/a/\"\n[routes.b]\nprefix = \"/a/\"\n", "routes.b.prefix"),
+            ("[routes.a]\nprefix = \"/a/\"\noffload = \"redirect\"\n", "offload.redirect_url"),
         ] {
             let root = if text.contains("[store]") { "" } else { ROOT };
             // A bucket's own keys come first among its problems.

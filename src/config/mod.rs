@@ -6,6 +6,7 @@ mod budget;
 mod load;
 mod page;
 mod remote;
+mod route;
 mod secret;
 mod tracing;
 mod values;
@@ -20,6 +21,7 @@ pub use budget::{IDLE_FILE_SECONDS, OPEN_FILE_SECONDS};
 pub use load::{ConfigError, Loaded, load};
 pub use page::PageConfig;
 pub use remote::{CoordinationConfig, CoordinationKind, HttpSourceConfig, OriginalsConfig, S3Config};
+pub use route::EffectiveRoute;
 pub use secret::{Secret, read_secret_file};
 pub use tracing::TracingConfig;
 pub use values::{Bytes, ListenAddress, Mode, Share, Span};
@@ -396,6 +398,11 @@ impl StoreConfig {
             Existence::Remember => Duration::from_secs_f64(self.remember_seconds),
             Existence::Assume => Duration::MAX,
         }
+    }
+
+    /// Whether any rendition counts as there without being looked for.
+    pub fn believes(&self) -> bool {
+        self.existence_by_preset.values().chain([&self.existence]).any(|existence| *existence != Existence::Check)
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::{PublicRoute, Site, any_auth, client_header, values::quoted_or_plain};
-use crate::config::{AuthMode, IDLE_FILE_SECONDS, OPEN_FILE_SECONDS, OffloadMode};
+use super::{Site, any_auth, client_header, values::quoted_or_plain};
+use crate::config::{AuthMode, EffectiveRoute, IDLE_FILE_SECONDS, OPEN_FILE_SECONDS, OffloadMode};
 
 impl Site<'_> {
     /// The upstream and the server block.
@@ -11,7 +11,7 @@ impl Site<'_> {
         let mut text = String::from(HEAD);
         self.upstream_block(&mut text);
         self.verdict_cache(&mut text);
-        let has = |mode| self.routes.iter().any(|route| route.mode == mode);
+        let has = |mode| self.routes.iter().any(|route| route.offload == mode);
         let store = self.object_store.as_ref().filter(|_| has(OffloadMode::Accel));
         if let Some(store) = store {
             self.store_upstream(&mut text, store);
@@ -34,7 +34,7 @@ server {{
         let verdicts = has(OffloadMode::AuthRequest);
         let accel = has(OffloadMode::Accel) || verdicts;
         for (number, route) in self.routes.iter().enumerate() {
-            match route.mode {
+            match route.offload {
                 OffloadMode::AuthRequest => self.judged_location(&mut text, &route.prefix),
                 _ => self.public_location(&mut text, route, number == 0),
             }
@@ -81,10 +81,10 @@ server {{
     }
 
     /// Where browsers come in. Comments appear in the first of these only.
-    fn public_location(&self, text: &mut String, route: &PublicRoute, first: bool) {
+    fn public_location(&self, text: &mut String, route: &EffectiveRoute, first: bool) {
         let mut public = String::new();
         let prefix = &route.prefix;
-        let hands_over = match route.mode {
+        let hands_over = match route.offload {
             OffloadMode::Accel if self.object_store.is_some() => "nginx fetches the file from the store",
             OffloadMode::Accel | OffloadMode::AuthRequest | OffloadMode::Sendfile => "nginx streams the file",
             OffloadMode::Redirect => "the browser is sent to the file",
@@ -119,7 +119,7 @@ server {{
 
     /// Where nginx keeps verdicts.
     fn verdict_cache(&self, text: &mut String) {
-        if !self.routes.iter().any(|route| route.mode == OffloadMode::AuthRequest) {
+        if !self.routes.iter().any(|route| route.offload == OffloadMode::AuthRequest) {
             return;
         }
         let _ = write!(

@@ -1,0 +1,47 @@
+//! What holds for a route: its own words, and those of the sections where it has none.
+
+use std::collections::BTreeMap;
+
+use super::{AuthMode, Config, OffloadMode, RouteConfig, Secret};
+
+/// A route with everything that it inherits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EffectiveRoute {
+    /// First part of its URLs, with a slash at both ends.
+    pub prefix: String,
+    /// Ids of the native keys that it takes; `None` for every one of `[signing]`.
+    pub keys: Option<Vec<String>>,
+    /// The Wagtail keys that it takes; `None` for every one of `[signing]`, those in files too.
+    pub wagtail_keys: Option<Vec<Secret>>,
+    /// What is asked for beside the signature.
+    pub auth: AuthMode,
+    /// How an answer hands a rendition over.
+    pub offload: OffloadMode,
+    /// Whether only presets are served.
+    pub presets_only: bool,
+    /// `max-age` of what it serves, in seconds.
+    pub max_age_seconds: u64,
+}
+
+impl Config {
+    /// The routes by name: those of `[routes]`, or the one that the sections make.
+    pub fn effective_routes(&self) -> BTreeMap<String, EffectiveRoute> {
+        if self.routes.is_empty() {
+            let route = RouteConfig { prefix: self.server.url_prefix.clone(), ..RouteConfig::default() };
+            return BTreeMap::from([("images".to_owned(), self.effective(&route))]);
+        }
+        self.routes.iter().map(|(name, route)| (name.clone(), self.effective(route))).collect()
+    }
+
+    fn effective(&self, route: &RouteConfig) -> EffectiveRoute {
+        EffectiveRoute {
+            prefix: route.prefix.clone(),
+            keys: route.keys.clone(),
+            wagtail_keys: route.wagtail_keys.clone(),
+            auth: route.auth.unwrap_or(self.auth.mode),
+            offload: route.offload.unwrap_or(self.offload.mode),
+            presets_only: route.presets_only.unwrap_or(self.signing.presets_only),
+            max_age_seconds: route.max_age_seconds.unwrap_or(self.cache.max_age_seconds),
+        }
+    }
+}
