@@ -7,7 +7,7 @@ use super::{CommandError, CommandResult, ConfigArgument, print_json, running, ru
 use crate::{
     access::Subject,
     app::App,
-    config::{Config, CoordinationKind, Existence},
+    config::{Config, CoordinationKind},
     upkeep::{self, Purged, Scope},
 };
 
@@ -139,7 +139,7 @@ fn sum(mut all: Value, one: Value) -> Value {
 
 async fn alone(config: &Config, what: &What) -> Result<Value, CommandError> {
     let carries_news = matches!(config.coordination.kind, CoordinationKind::Redis | CoordinationKind::Postgres);
-    if config.store.existence != Existence::Check && !carries_news {
+    if config.store.believes() && !carries_news {
         eprintln!(
             "sendimage: a service that runs is not told: it finds out when nginx misses a file. With ops.token it would be"
         );

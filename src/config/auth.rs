@@ -196,7 +196,7 @@ impl Config {
     }
 }
 
-fn check_url(key: &str, url: &str, problem: &mut impl FnMut(&str, String)) {
+pub(super) fn check_url(key: &str, url: &str, problem: &mut impl FnMut(&str, String)) {
     let parsed = url.parse::<hyper::Uri>().ok().filter(|_| url.bytes().all(|b| b.is_ascii_graphic()));
     let is_whole = parsed.is_some_and(|url| {
         matches!(url.scheme_str(), Some("http" | "https"))

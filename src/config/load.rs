@@ -215,6 +215,7 @@ impl Config {
         self.check_page(&mut problem);
         self.check_auth(&mut problem);
         self.check_budget(&mut problem);
+        self.check_tracing(&mut problem);
         for (name, source) in &self.sources {
             if source.kind == SourceKind::Fs && source.root.as_os_str().is_empty() {
                 problem(&format!("sources.{name}.root"), "is not set: the folder that originals are in".into());
@@ -306,28 +307,30 @@ impl Config {
     }
 
     fn check_presets(&self, problem: &mut impl FnMut(&str, String)) {
+        let unknown_marks = |spec: &FilterSpec| -> Vec<String> {
+            let marks = spec.operations().iter().filter_map(|operation| match operation {
+                Operation::Watermark(name) => Some(name.as_str()),
+                _ => None,
+            });
+            let unknown = marks.filter(|name| !self.watermarks.contains_key(*name));
+            unknown.map(|name| format!("there is no [watermarks.{name}]")).collect()
+        };
         for (name, spec) in &self.presets {
             let key = format!("presets.{name}");
             match FilterSpec::parse(spec) {
                 Err(error) => problem(&key, format!("not a filter spec: {error}")),
-                Ok(spec) => {
-                    for operation in spec.operations() {
-                        if let Operation::Watermark(name) = operation
-                            && !self.watermarks.contains_key(name.as_str())
-                        {
-                            problem(&key, format!("there is no [watermarks.{}]", name.as_str()));
-                        }
-                    }
-                }
+                Ok(spec) => unknown_marks(&spec).into_iter().for_each(|says| problem(&key, says)),
             }
             if FilterSpec::parse(name).is_ok() {
                 problem(&key, "a preset is not named like a filter spec".into());
             }
         }
         for (name, entries) in &self.preset_sets {
-            for entry in entries {
-                if !self.presets.contains_key(entry) && FilterSpec::parse(entry).is_err() {
-                    problem(&format!("preset_sets.{name}"), format!("{entry:?} is neither a preset nor a filter spec"));
+            let key = format!("preset_sets.{name}");
+            for entry in entries.iter().filter(|entry| !self.presets.contains_key(*entry)) {
+                match FilterSpec::parse(entry) {
+                    Err(_) => problem(&key, format!("{entry:?} is neither a preset nor a filter spec")),
+                    Ok(spec) => unknown_marks(&spec).into_iter().for_each(|says| problem(&key, says)),
                 }
             }
         }
@@ -679,6 +682,8 @@ mod tests {
             ("[presets]\nhero = \"fil-1x1\"\n", "presets.hero"),
             ("[presets]\noriginal = \"width-1\"\n", "presets.original"),
             ("[preset_sets]\na = [\"nope\"]\n", "preset_sets.a"),
+            ("[presets]\na = \"width-1|watermark-nope\"\n", "presets.a"),
+            ("[preset_sets]\na = [\"width-1|watermark-nope\"]\n", "preset_sets.a"),
             ("[offload]\nmode = \"redirect\"\n", "offload.redirect_url"),
             ("[offload]\nmode = \"direct\"\n[store]\nexistence = \"assume\"\nroot = \"/srv/r\"\n", "store.existence"),
             (
@@ -697,6 +702,9 @@ mod tests {
             ("[catalogue]\nkind = \"mysql\"\nurl = \"mysql://h/d\"\nurl_file = \"f\"\n", "catalogue.url"),
             ("[catalogue]\nkind = \"mysql\"\nurl_file = \"f\"\nlisten = \"a\"\n", "catalogue.source"),
             ("[catalogue]\nlisten = \"a\"\n", "catalogue.listen"),
+            ("[tracing]\nendpoint = \"collector:4318\"\n", "tracing.endpoint"),
+            ("[tracing]\nsample_percent = -1\n", "tracing.sample_percent"),
+            ("[tracing]\nsample_percent = nan\n", "tracing.sample_percent"),
             ("[catalogue]\nmax_connections = 0\n", "catalogue.max_connections"),
             ("[catalogue]\nsource = \"media\"\n", "catalogue.source"),
             ("[store]\nroot = \"/r\"\nmax_files = 0\n", "store.max_files"),
