@@ -137,8 +137,10 @@ impl App {
                 self.config.server.header_timeout_seconds != config.server.header_timeout_seconds,
             ),
             ("server.max_connections", self.config.server.max_connections != config.server.max_connections),
+            ("server.drain_seconds", self.config.server.drain_seconds != config.server.drain_seconds),
             ("page.listen", self.config.page.listen != config.page.listen),
             ("log", self.config.log != config.log),
+            ("tracing", self.config.tracing != config.tracing),
             // The workers' own bounds: their number, queue, budget, longest file and recycling.
             ("render.workers, queue_depth, memory_budget, max_source_bytes or recycle_after_jobs", {
                 let key = |render: &RenderConfig| {
@@ -296,10 +298,15 @@ impl App {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Writes down what the store's index is still to learn, ends the render workers, and gives all leases back.
+    /// Writes down what the store's index is still to learn, ends the render workers, and gives all leases back. Renders at work
+    /// are waited for.
     pub async fn shut_down(&self) {
-        self.budget.stop().await;
-        self.pool.shutdown().await;
+        self.shut_down_until(std::future::pending()).await;
+    }
+
+    /// As [`App::shut_down`]; renders still at work when `enough` ends are cut off.
+    pub async fn shut_down_until(&self, enough: impl Future<Output = ()>) {
+        tokio::join!(self.budget.stop(), self.pool.shutdown_until(enough));
         self.renditions.coordination().settled().await;
     }
 

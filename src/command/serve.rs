@@ -1,6 +1,6 @@
 //! `sendimage serve`
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
@@ -9,6 +9,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior,
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
+    time::Instant,
 };
 
 use super::{CommandResult, ConfigArgument, Log, origin, runtime, service_manager, start_log_and_traces};
@@ -27,6 +28,9 @@ use crate::{
 const OPS_CONNECTIONS: usize = 256;
 /// Connections of the editors' page: a browser has six.
 const PAGE_CONNECTIONS: usize = 256;
+
+/// At the least, renders at work when all requests are answered have this long.
+const LAST_RENDERS: Duration = Duration::from_secs(1);
 
 /// Runs the service until SIGTERM or SIGINT; requests in flight are answered first.
 #[derive(Debug, Args)]
@@ -140,16 +144,32 @@ pub(super) async fn serve(
     service_manager::stopping();
     current.load().begin_drain();
     stop.send_replace(true);
-    tokio::select! {
-        _ = images => {}
-        // Asked twice: at once.
-        _ = terminate.recv() => tracing::warn!("stopping at once"),
-        _ = interrupt.recv() => tracing::warn!("stopping at once"),
-    }
+    let drained = Instant::now() + drain;
+    // Asked twice: at once.
+    let mut again = pin!(async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::warn!("stopping at once");
+    });
+    let is_asked_again = tokio::select! {
+        _ = images => false,
+        () = &mut again => true,
+    };
     // Health answers to the end, so that a balancer sees the draining.
     stop_ops.send_replace(true);
     let _ = ops.await;
-    current.load().shut_down().await;
+    // Renders that nobody waits for any more: for what is left of the drain time.
+    let enough = async {
+        if !is_asked_again {
+            tokio::select! {
+                () = tokio::time::sleep_until(drained.max(Instant::now() + LAST_RENDERS)) => {}
+                () = again => {}
+            }
+        }
+    };
+    current.load().shut_down_until(enough).await;
     watchdog.abort();
     tracing::info!("stopped");
     Ok(())

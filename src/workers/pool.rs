@@ -398,10 +398,25 @@ impl Pool {
 
     /// Refuses what waits and what comes, lets the jobs at work finish or meet their deadlines, and ends the workers.
     pub async fn shutdown(&self) {
+        self.shutdown_until(pending()).await;
+    }
+
+    /// As [`Pool::shutdown`]; what is still at work when `enough` ends is cut off, and fails as [`JobError::ShuttingDown`].
+    pub async fn shutdown_until(&self, enough: impl Future<Output = ()>) {
         self.shared.close();
-        let keepers = std::mem::take(&mut *self.keepers.lock().unwrap_or_else(PoisonError::into_inner));
-        for keeper in keepers {
-            drop(keeper.await); // one that panicked took its worker along
+        let mut keepers = std::mem::take(&mut *self.keepers.lock().unwrap_or_else(PoisonError::into_inner));
+        let ended = async {
+            for keeper in &mut keepers {
+                drop(keeper.await); // one that panicked took its worker along
+            }
+        };
+        tokio::select! {
+            () = ended => return,
+            () = enough => {}
+        }
+        for keeper in keepers.into_iter().filter(|keeper| !keeper.is_finished()) {
+            keeper.abort();
+            drop(keeper.await);
         }
     }
 }
