@@ -35,7 +35,6 @@ use crate::{
     solved::Solved,
     source::{Freshness, FsSource, HttpBackend, Originals, RemoteSource, S3Source, Source},
     store::{FsStore, S3Store, Store},
-    upkeep,
     workers::{MarkError, Marks, Pool, PoolConfig, SandboxReport, StartError},
 };
 
@@ -203,9 +202,8 @@ impl App {
             .map(|(name, route)| (Arc::from(name), Offload::new(route.offload, config, bucket.as_ref())))
             .collect();
         let key_uses = verifier.table().key_ids().map(|id| (id.clone(), metrics.key_counter(id))).collect();
-        let news = renditions.coordination().news();
         let page_door = PageDoor::new(&config.page, verifier.table())?;
-        let app = Arc::new(Self {
+        Ok(Arc::new(Self {
             verifier,
             catalogue,
             renditions,
@@ -223,11 +221,7 @@ impl App {
             offloads,
             key_uses,
             draining: AtomicBool::new(false),
-        });
-        if let Some(news) = news {
-            tokio::spawn(upkeep::heed(Arc::downgrade(&app), news));
-        }
-        Ok(app)
+        }))
     }
 
     /// What all of this was made from.

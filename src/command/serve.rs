@@ -22,6 +22,7 @@ use crate::{
         page::{self, PageMemory, answer_page},
         server::{Bounds, Listener},
     },
+    upkeep,
 };
 
 /// Connections of the operations listener: twice as many as it lets call at once.
@@ -78,6 +79,7 @@ pub(super) async fn serve(
     let _too_long = signal(SignalKind::from_raw(libc::SIGXFSZ)).context("cannot handle SIGXFSZ")?;
 
     let app = App::build(config).await?;
+    upkeep::attend(&app);
     app.metrics.count_dropped_lines(log.dropped.clone());
     let listener = Listener::bind(&config.server.listen, config.server.listen_mode, &mut inherited).await?;
     let ops = Listener::bind(&config.server.ops_listen, config.server.listen_mode, &mut inherited).await?;
@@ -193,6 +195,7 @@ fn apply_changes(current: &ArcSwap<App>, reload: Option<&ConfigArgument>) {
     });
     match changed {
         Ok((app, file)) => {
+            upkeep::attend(&app);
             app.budget.start(app.config());
             current.store(app);
             tracing::info!(config = origin(file.as_deref()), "the changed config is applied");

@@ -60,6 +60,8 @@ impl Hand {
                 // Before there are workers, which inherit it. Who may not be nice is not.
                 let _ = rustix::process::nice(NICENESS);
                 let app = App::build(config).await?;
+                // What another gate purges meanwhile is made again.
+                upkeep::attend(&app);
                 Ok((Self::Itself(app), format!("by itself, at low priority ({why})")))
             }
         }
