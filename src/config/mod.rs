@@ -655,6 +655,16 @@ pub struct OpsConfig {
     pub token_file: Option<PathBuf>,
 }
 
+impl OpsConfig {
+    /// The token, given either way, if there is one.
+    ///
+    /// # Errors
+    /// See [`Secret::given`].
+    pub fn secret(&self) -> std::io::Result<Option<Secret>> {
+        Secret::given(self.token.as_ref(), self.token_file.as_deref())
+    }
+}
+
 /// `[log]`: what is written to standard error.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
