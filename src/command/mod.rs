@@ -10,6 +10,7 @@ mod health;
 mod inspect;
 mod keygen;
 mod manual;
+mod ops_client;
 mod proxy_conf;
 mod purge;
 mod reference;

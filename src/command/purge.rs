@@ -3,7 +3,9 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{CommandError, CommandResult, ConfigArgument, print_json, running, runtime, start_log};
+use super::{
+    CommandError, CommandResult, ConfigArgument, ops_client::in_one_call, print_json, running, runtime, start_log,
+};
 use crate::{
     access::Subject,
     app::App,
@@ -11,7 +13,7 @@ use crate::{
     upkeep::{self, Purged, Scope},
 };
 
-/// References in one call: its body has at most 64 KiB.
+/// References in one call at most, so that a stop loses little.
 const REFERENCES_IN_A_CALL: usize = 50;
 
 /// Removes what is stored of images; the next request renders anew, from the original as it is then. A running service is asked
@@ -108,7 +110,13 @@ impl Arguments {
 async fn purge(config: &Config, what: &What) -> Result<Value, CommandError> {
     let bodies = match what {
         What::Images(references) => {
-            references.chunks(REFERENCES_IN_A_CALL).map(|references| json!({ "refs": references })).collect()
+            let (mut bodies, mut left) = (Vec::new(), &references[..]);
+            while !left.is_empty() {
+                let (now, later) = left.split_at(in_one_call(left.iter().map(String::as_str), REFERENCES_IN_A_CALL));
+                bodies.push(json!({ "refs": now }));
+                left = later;
+            }
+            bodies
         }
         What::Scope(Scope::Source(name)) => vec![json!({ "source": name })],
         What::Scope(Scope::Prefix(prefix)) => vec![json!({ "prefix": prefix })],
