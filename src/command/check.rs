@@ -9,7 +9,7 @@ use hyper::{
     header::{AUTHORIZATION, HeaderName, HeaderValue},
 };
 
-use super::{CommandError, CommandResult, ConfigArgument, origin, print_json, runtime, start_log};
+use super::{CommandError, CommandResult, ConfigArgument, origin, output::Lines, print_json, runtime, start_log};
 use crate::{
     access::{
         Verifier,
@@ -79,13 +79,15 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     if arguments.json {
         print_json(&findings)?;
     } else {
-        findings.iter().for_each(|finding| print(finding, arguments.verbose));
+        let mut lines = Lines::default();
+        findings.iter().for_each(|finding| report(&mut lines, finding, arguments.verbose));
+        lines.print()?;
     }
     if findings.iter().all(|finding| finding.ok) { Ok(()) } else { Err(CommandError::Silent) }
 }
 
 /// One line; what was seen and what to change on lines of their own.
-fn print(finding: &Finding, verbose: bool) {
+fn report(lines: &mut Lines, finding: &Finding, verbose: bool) {
     let mark = match finding.severity {
         Severity::Ok => "ok  ",
         Severity::Warning => "warn",
@@ -93,10 +95,10 @@ fn print(finding: &Finding, verbose: bool) {
     };
     let cause = finding.cause.and_then(|cause| serde_json::to_value(cause).ok());
     let cause = cause.as_ref().and_then(|cause| cause.as_str()).map(|cause| format!("  [{cause}]")).unwrap_or_default();
-    println!("{mark}  {:<18}  {}{cause}", finding.part, finding.says);
+    lines.add(format_args!("{mark}  {:<18}  {}{cause}", finding.part, finding.says));
     if finding.severity != Severity::Ok || verbose {
-        finding.evidence.iter().for_each(|seen| println!("{:26}seen: {seen}", ""));
-        finding.fix.iter().for_each(|fix| println!("{:26}fix:  {fix}", ""));
+        finding.evidence.iter().for_each(|seen| lines.add(format_args!("{:26}seen: {seen}", "")));
+        finding.fix.iter().for_each(|fix| lines.add(format_args!("{:26}fix:  {fix}", "")));
     }
 }
 

@@ -4,7 +4,8 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{
-    CommandError, CommandResult, ConfigArgument, ops_client::in_one_call, print_json, running, runtime, start_log,
+    CommandError, CommandResult, ConfigArgument, ops_client::in_one_call, output::Lines, print_json, running, runtime,
+    say, start_log,
 };
 use crate::{
     access::Subject,
@@ -67,15 +68,18 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     }
     let number = |key: &str| answer[key].as_u64().unwrap_or(0);
     let bytes = bytesize::ByteSize(number("bytes"));
-    println!("{} renditions of {} images removed, {bytes}", number("files"), number("images"));
+    let mut lines = Lines::default();
+    lines.add(format_args!("{} renditions of {} images removed, {bytes}", number("files"), number("images")));
     for unknown in answer["unknown"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        println!("unknown: {unknown}");
+        lines.add(format_args!("unknown: {unknown}"));
     }
     match number("held_open_seconds") {
         0 => {}
-        seconds => println!("nginx may go on sending what it has open for {seconds} s (open_file_cache_valid)"),
+        seconds => {
+            lines.add(format_args!("nginx may go on sending what it has open for {seconds} s (open_file_cache_valid)"))
+        }
     }
-    Ok(())
+    lines.print()
 }
 
 impl Arguments {
@@ -148,8 +152,8 @@ fn sum(mut all: Value, one: Value) -> Value {
 async fn alone(config: &Config, what: &What) -> Result<Value, CommandError> {
     let carries_news = matches!(config.coordination.kind, CoordinationKind::Redis | CoordinationKind::Postgres);
     if config.store.believes() && !carries_news {
-        eprintln!(
-            "sendimage: a service that runs is not told: it finds out when nginx misses a file. With ops.token it would be"
+        say(
+            "sendimage: a service that runs is not told: it finds out when nginx misses a file. With ops.token it would be",
         );
     }
     let app = App::build(&super::with_one_worker(config)).await?;

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
 
-use super::{CommandResult, ConfigArgument, check_spec, print_json, runtime};
+use super::{CommandResult, OwnConfigArgument, check_spec, print_json, runtime};
 use crate::{
     app,
     config::Config,
@@ -55,15 +55,11 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     repeat: u32,
     #[command(flatten)]
-    config: ConfigArgument,
+    config: OwnConfigArgument,
 }
 
 pub fn run(arguments: &Arguments) -> CommandResult {
-    // Without -c the defaults do: this command needs no store and no key.
-    let config = match arguments.config.config {
-        Some(_) => arguments.config.load()?.config,
-        None => Config::default(),
-    };
+    let config = arguments.config.load()?;
     check_spec(&config, &arguments.spec)?;
     let text = config.presets.get(&arguments.spec).unwrap_or(&arguments.spec);
     let spec = with_format_of(FilterSpec::parse(text).map_err(anyhow::Error::from)?, &arguments.output)?;

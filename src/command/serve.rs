@@ -53,7 +53,7 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     for (key, says) in loaded.config.cautions() {
         tracing::warn!(key, says, "allowed, with caution");
     }
-    runtime()?.block_on(serve(&loaded.config, Some(&arguments.config), inherited, &log, |_, _| {}))
+    runtime()?.block_on(serve(&loaded.config, Some(&arguments.config), inherited, &log, |_, _| Ok(())))
 }
 
 /// Keys live in this process: no core file has them, and no process but root's reads its memory, whoever runs it.
@@ -69,7 +69,7 @@ pub(super) async fn serve(
     reload: Option<&ConfigArgument>,
     mut inherited: Inherited,
     log: &Log,
-    announce: impl FnOnce(&str, Option<&str>),
+    announce: impl FnOnce(&str, Option<&str>) -> CommandResult,
 ) -> CommandResult {
     // Handlers first: a signal during start must not end in the default action.
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
@@ -96,7 +96,7 @@ pub(super) async fn serve(
     rustix::process::umask(rustix::fs::Mode::empty());
     let sandbox = app.sandbox();
     let page_address = page.as_ref().map(Listener::address);
-    announce(&listener.address(), page_address.as_deref());
+    announce(&listener.address(), page_address.as_deref())?;
     tracing::info!(listen = listener.address(), ops = ops.address(), page = page_address, %sandbox, "ready");
     tokio::spawn(sweep(app.clone()));
     app.budget.start(config);

@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 use serde_json::json;
 
-use super::{CommandResult, ConfigArgument, print_json};
+use super::{CommandResult, ConfigArgument, print_json, print_line};
 use crate::access::{
     parse_life,
     token::{Minted, mint},
@@ -60,6 +60,5 @@ pub fn run(arguments: &Arguments) -> CommandResult {
             now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() + arguments.ttl.as_secs();
         return print_json(&json!({ "token": token, "expires": expires }));
     }
-    println!("{token}");
-    Ok(())
+    print_line(token)
 }

@@ -11,7 +11,7 @@ use hyper::{
 };
 use serde::Serialize;
 
-use super::{CommandError, CommandResult, ConfigArgument, print_json, runtime};
+use super::{CommandError, CommandResult, ConfigArgument, output::Lines, print_json, runtime};
 use crate::{
     access::{Bearer, Scheme, Scope, SignedRequest, SignedUrl, Subject, VerifiedRequest, VerifyError},
     app::App,
@@ -93,9 +93,11 @@ pub fn run(arguments: &Arguments) -> CommandResult {
         print_json(&explanation)?;
     } else {
         let width = explanation.steps.iter().map(|step| step.what.len()).max().unwrap_or(0);
+        let mut lines = Lines::default();
         for step in &explanation.steps {
-            println!("{:width$}  {}", step.what, step.found);
+            lines.add(format_args!("{:width$}  {}", step.what, step.found));
         }
+        lines.print()?;
     }
     if explanation.served { Ok(()) } else { Err(CommandError::Silent) }
 }

@@ -142,6 +142,7 @@ fn next_pace(images: usize, took: Duration) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::FilterSpec;
 
     #[test]
     fn calls_grow_while_they_are_quick() {
@@ -150,6 +151,19 @@ mod tests {
         assert_eq!(next_pace(40, Duration::from_secs(1)), 40);
         assert_eq!(next_pace(40, Duration::from_secs(5)), 20);
         assert_eq!(next_pace(1, Duration::from_secs(50)), 1);
+    }
+
+    #[test]
+    fn what_is_found_together_is_handed_over_as_calls_allow() {
+        let task = || upkeep::tasks(FilterSpec::parse("width-1").unwrap());
+        let wanted = |tasks: usize| Wanted { names: Vec::new(), tasks: (0..tasks).flat_map(|_| task()).collect() };
+        let service = Hand::Service { service: Box::new(Service::at(&Config::default())), pace: AtomicUsize::new(30) };
+        let takes = |originals: &[Original], tasks| service.takes(originals.iter(), &wanted(tasks));
+        let (short, long) = (Original::named("42"), Original::named(&format!("media/{}.jpg", "a".repeat(2000))));
+        assert_eq!(takes(&vec![short.clone(); 32], 1), 30, "as its pace is");
+        assert_eq!(takes(&vec![short.clone(); 32], MAX_RENDITIONS / 2), 2);
+        assert_eq!(takes(&vec![short; 32], MAX_RENDITIONS * 2), 1);
+        assert!((5..30).contains(&takes(&vec![long; 32], 1)));
     }
 
     #[test]

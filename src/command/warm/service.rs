@@ -41,6 +41,12 @@ pub enum Found {
 }
 
 impl Service {
+    /// One that was never asked.
+    #[cfg(test)]
+    pub fn at(config: &Config) -> Self {
+        Self(OpsClient::new(config))
+    }
+
     /// Looks for one.
     ///
     /// # Errors
