@@ -480,9 +480,8 @@ pub fn defaults(render: &RenderConfig, marks: &Marks) -> Defaults {
 
 /// The workers' own terms for `[render]`.
 pub fn pool_config(render: &RenderConfig) -> PoolConfig {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     PoolConfig {
-        workers: if render.workers == 0 { cores } else { render.workers },
+        workers: render.workers,
         queue_depth: render.queue_depth,
         memory_budget: render.memory_budget.0,
         max_source_bytes: render.max_source_bytes.0,

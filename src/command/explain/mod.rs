@@ -11,7 +11,7 @@ use hyper::{
 };
 use serde::Serialize;
 
-use super::{CommandError, CommandResult, ConfigArgument, output::Lines, print_json, runtime};
+use super::{CommandError, CommandResult, ConfigArgument, output::Lines, print_json, runtime, with_one_worker};
 use crate::{
     access::{Bearer, Scheme, Scope, SignedRequest, SignedUrl, Subject, VerifiedRequest, VerifyError},
     app::App,
@@ -111,7 +111,7 @@ fn target(url: &str) -> &str {
 }
 
 async fn explain(config: &Config, target: &str, headers: HeaderMap) -> Result<Explanation, CommandError> {
-    let app = App::build(config).await?;
+    let app = App::build(&with_one_worker(config)).await?;
     let mut steps = Steps::default();
     let result = walk(&app, Bearer { headers: &headers, target }, &mut steps).await;
     app.shut_down().await;
