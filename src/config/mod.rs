@@ -95,7 +95,7 @@ pub struct ServerConfig {
     pub header_timeout_seconds: f64,
     /// Connections held at once; more wait in the kernel's backlog.
     pub max_connections: usize,
-    /// After SIGTERM: how long requests in flight may take before they are cut.
+    /// After SIGTERM: how long requests in flight, and renders at work, may take before they are cut.
     pub drain_seconds: f64,
     /// What signed URLs begin with: scheme, host and port as browsers see them.
     pub public_url: String,
@@ -330,11 +330,11 @@ pub struct StoreConfig {
     pub existence: Existence,
     /// `existence = "remember"`: for how long a rendition that was there counts as there.
     pub remember_seconds: f64,
-    /// `gc` leaves what is out of date alone for so long: nginx, or a client that was redirected, may still be asking for it.
-    pub gc_grace_seconds: f64,
     /// The same by preset: these are looked for in their own way. A filter spec that is spelled out as the preset's counts as it.
     #[serde(deserialize_with = "values::one_of_each")]
     pub existence_by_preset: BTreeMap<String, Existence>,
+    /// `gc` leaves what is out of date alone for so long: nginx, or a client that was redirected, may still be asking for it.
+    pub gc_grace_seconds: f64,
     /// Bytes that renditions may take.
     pub max_bytes: Option<Bytes>,
     /// How many renditions there may be.
