@@ -2,14 +2,16 @@
 
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use clap::Args;
 use hyper::{
     HeaderMap,
     header::{AUTHORIZATION, HeaderName, HeaderValue},
 };
 
-use super::{CommandError, CommandResult, ConfigArgument, origin, output::Lines, print_json, runtime, start_log};
+use super::{
+    CommandError, CommandResult, ConfigArgument, header, origin, output::Lines, print_json, runtime, start_log,
+};
 use crate::{
     access::{
         Verifier,
@@ -42,8 +44,8 @@ pub struct Arguments {
     #[arg(long, value_name = "PUBLIC", num_args = 0..=1, default_missing_value = "")]
     url: Option<String>,
     /// Goes along with each request, where a route wants a token or a session: 'Cookie: sessionid=...'
-    #[arg(long = "header", value_name = "NAME: VALUE", requires = "url")]
-    headers: Vec<String>,
+    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header, requires = "url")]
+    headers: Vec<(HeaderName, HeaderValue)>,
     /// Takes any certificate (SSL_CERT_FILE names one to trust)
     #[arg(long, requires = "url")]
     insecure: bool,
@@ -72,7 +74,7 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     findings.extend(runtime.block_on(parts(config))?);
     findings.extend(sandbox());
     if let Some(url) = &arguments.url {
-        let asked = asked(arguments, config, url)?;
+        let asked = asked(arguments, config, url);
         let examined = runtime.block_on(doctor::examine(config, &asked));
         findings.extend(examined.map_err(|error| anyhow!(error))?);
     }
@@ -103,14 +105,10 @@ fn report(lines: &mut Lines, finding: &Finding, verbose: bool) {
 }
 
 /// How the public URL is asked: with what the operator gives, and with a token of our own where there is a key for one.
-fn asked(arguments: &Arguments, config: &Config, url: &str) -> Result<Asked, CommandError> {
+fn asked(arguments: &Arguments, config: &Config, url: &str) -> Asked {
     let mut credentials = HeaderMap::new();
-    for text in &arguments.headers {
-        let (name, value) = text.split_once(':').context("--header is NAME: VALUE")?;
-        let name = HeaderName::try_from(name.trim()).context("--header: not a header's name")?;
-        let mut value = HeaderValue::try_from(value.trim()).context("--header: not a header's value")?;
-        value.set_sensitive(true);
-        credentials.append(name, value);
+    for (name, value) in &arguments.headers {
+        credentials.append(name, value.clone());
     }
     let wants_token = config.effective_routes().values().any(|route| route.auth == AuthMode::Jwt);
     if credentials.is_empty() && wants_token {
@@ -130,7 +128,7 @@ fn asked(arguments: &Arguments, config: &Config, url: &str) -> Result<Asked, Com
         }
     }
     let url = if url.is_empty() { config.server.public_url.clone() } else { url.to_owned() };
-    Ok(Asked { url, insecure: arguments.insecure, credentials, user: arguments.nginx_user.clone() })
+    Asked { url, insecure: arguments.insecure, credentials, user: arguments.nginx_user.clone() }
 }
 
 fn part(name: impl Into<String>, part: Part) -> Finding {

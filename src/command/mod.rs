@@ -31,6 +31,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
+use hyper::header::{HeaderName, HeaderValue};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
 use self::output::{print_bytes, print_json, print_line, say};
@@ -238,6 +239,15 @@ impl Cli {
             }
         }
     }
+}
+
+/// A header of a request, as it is typed: `NAME: VALUE`. Its value is a secret.
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(':').ok_or("a header is NAME: VALUE")?;
+    let name = name.trim().parse().map_err(|_| "the header's name is none".to_owned())?;
+    let mut value: HeaderValue = value.trim().parse().map_err(|_| "the header's value is none".to_owned())?;
+    value.set_sensitive(true);
+    Ok((name, value))
 }
 
 /// A runtime for a command that needs one.

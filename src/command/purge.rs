@@ -87,16 +87,8 @@ impl Arguments {
         let scope = if let Some(source) = &self.source {
             Scope::Source(source.clone())
         } else if let Some(prefix) = &self.prefix {
-            if !prefix.contains('/') {
-                return Err(
-                    anyhow::anyhow!("--prefix is source/path, or the beginning of one: at least {prefix}/").into()
-                );
-            }
             Scope::Prefix(prefix.clone())
         } else if let Some(preset) = &self.preset {
-            if !config.presets.contains_key(preset) {
-                return Err(anyhow::anyhow!("there is no preset {preset:?}").into());
-            }
             Scope::Preset(preset.clone())
         } else if self.all {
             Scope::All
@@ -106,6 +98,7 @@ impl Arguments {
             }
             return Ok(What::Images(self.references.clone()));
         };
+        scope.check(config).map_err(|(option, says)| anyhow::anyhow!("--{option}: {says}"))?;
         Ok(What::Scope(scope))
     }
 }

@@ -11,7 +11,7 @@ use hyper::{
 };
 use serde::Serialize;
 
-use super::{CommandError, CommandResult, ConfigArgument, output::Lines, print_json, runtime, with_one_worker};
+use super::{CommandError, CommandResult, ConfigArgument, header, output::Lines, print_json, runtime, with_one_worker};
 use crate::{
     access::{Bearer, Scheme, Scope, SignedRequest, SignedUrl, Subject, VerifiedRequest, VerifyError},
     app::App,
@@ -46,15 +46,6 @@ pub struct Arguments {
     /// Prints the steps as JSON
     #[arg(long)]
     json: bool,
-}
-
-/// `NAME: VALUE`.
-fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
-    let (name, value) = text.split_once(':').ok_or("a header is NAME: VALUE")?;
-    let name = name.trim().parse().map_err(|_| "the header's name is none".to_owned())?;
-    let mut value: HeaderValue = value.trim().parse().map_err(|_| "the header's value is none".to_owned())?;
-    value.set_sensitive(true);
-    Ok((name, value))
 }
 
 #[derive(Debug, Serialize)]
