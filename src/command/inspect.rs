@@ -13,7 +13,8 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    CommandError, CommandResult, OwnConfigArgument, check_spec, output::Lines, print_json, render::OneWorker, runtime,
+    CommandError, CommandResult, OwnConfigArgument, check_spec, one_worker::OneWorker, output::Lines, print_json,
+    runtime,
 };
 use crate::{
     access::Renditions,

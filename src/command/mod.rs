@@ -10,6 +10,7 @@ mod health;
 mod inspect;
 mod keygen;
 mod manual;
+mod one_worker;
 mod ops_client;
 mod output;
 mod proxy_conf;

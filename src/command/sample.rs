@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{CommandResult, render::OneWorker};
+use super::{CommandResult, one_worker::OneWorker};
 use crate::{
     config::{Config, RenderConfig},
     sample,
