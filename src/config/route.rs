@@ -1,8 +1,34 @@
-//! What holds for a route: its own words, and those of the sections where it has none.
+//! `[routes.NAME]`, and what holds for a route: its own words, and those of the sections where it has none.
 
 use std::collections::BTreeMap;
 
-use super::{AuthMode, Config, OffloadMode, RouteConfig, Secret};
+use serde::Deserialize;
+
+use super::{AuthMode, Config, OffloadMode, Secret, values};
+
+/// `[routes.NAME]`: one view with its own keys and manners.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteConfig {
+    /// First part of its URLs, with a slash at both ends.
+    pub prefix: String,
+    /// Ids of the native keys that it takes; all where absent.
+    #[serde(default, deserialize_with = "values::optional_list")]
+    pub keys: Option<Vec<String>>,
+    /// The Wagtail keys that it takes; those of `[signing]` where absent.
+    #[serde(default, deserialize_with = "values::optional_list")]
+    pub wagtail_keys: Option<Vec<Secret>>,
+    /// As `auth.mode`.
+    #[serde(default, deserialize_with = "values::one_of_these")]
+    pub auth: Option<AuthMode>,
+    /// As `offload.mode`.
+    #[serde(default, deserialize_with = "values::one_of_these")]
+    pub offload: Option<OffloadMode>,
+    /// As `signing.presets_only`.
+    pub presets_only: Option<bool>,
+    /// As `cache.max_age_seconds`.
+    pub max_age_seconds: Option<u64>,
+}
 
 /// A route with everything that it inherits.
 #[derive(Clone, Debug, PartialEq)]
