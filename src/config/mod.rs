@@ -4,6 +4,7 @@ mod auth;
 mod bucket;
 mod budget;
 mod catalogue;
+mod check;
 mod load;
 mod page;
 mod remote;
