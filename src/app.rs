@@ -1,8 +1,10 @@
-//! The composition root: a config to a running whole. The only file that chooses backends.
+//! The composition root: a config to a running whole. `parts.rs` chooses the backends.
+
+mod parts;
+mod readiness;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,32 +13,29 @@ use std::{
 };
 
 use prometheus_client::metrics::counter::Counter;
-use serde::Serialize;
 use thiserror::Error;
 
+use self::parts::{bucket, catalogue, sources, store};
+pub use self::{
+    parts::{SourcesByName, defaults, limits, pool_config, walkable},
+    readiness::{Part, Readiness},
+};
 use crate::{
     access::{KeyError, OpsToken, PageDoor, SignedRequest, Verifier},
     budget::Budget,
-    catalogue::{Cached, Catalogue, CatalogueError, Manifest, MySql, NoCatalogue, Postgres, Sources, Sqlite, listen},
-    config::{CatalogueKind, Config, RenderConfig, S3Config, SourceConfig, SourceKind, StoreKind},
+    catalogue::{Catalogue, CatalogueError},
+    config::{Config, RenderConfig},
     coordination::{Away, Coordination, coordinator},
     metrics::Metrics,
     model::{Size, SourceFacts},
     offload::Offload,
-    remote::{
-        RemoteError, SystemResolver,
-        s3::{Bucket, BucketError},
-    },
-    render::{
-        limits::Limits,
-        plan::{Defaults, MAX_WATERMARK_PIXELS},
-    },
+    remote::{RemoteError, s3::BucketError},
+    render::plan::MAX_WATERMARK_PIXELS,
     renditions::{Parts, Renditions, TermsBySpec},
     solved::Solved,
-    source::{Freshness, FsSource, HttpBackend, Originals, RemoteSource, S3Source, Source},
-    store::{FsStore, S3Store, Store},
-    upkeep,
-    workers::{MarkError, Marks, Pool, PoolConfig, SandboxReport, StartError},
+    source::{Originals, Source},
+    store::Store,
+    workers::{MarkError, Marks, Pool, SandboxReport, StartError},
 };
 
 /// Everything that answering a request needs.
@@ -137,8 +136,10 @@ impl App {
                 self.config.server.header_timeout_seconds != config.server.header_timeout_seconds,
             ),
             ("server.max_connections", self.config.server.max_connections != config.server.max_connections),
+            ("server.drain_seconds", self.config.server.drain_seconds != config.server.drain_seconds),
             ("page.listen", self.config.page.listen != config.page.listen),
             ("log", self.config.log != config.log),
+            ("tracing", self.config.tracing != config.tracing),
             // The workers' own bounds: their number, queue, budget, longest file and recycling.
             ("render.workers, queue_depth, memory_budget, max_source_bytes or recycle_after_jobs", {
                 let key = |render: &RenderConfig| {
@@ -198,15 +199,11 @@ impl App {
         let offloads: HashMap<Arc<str>, Offload> = config
             .effective_routes()
             .into_iter()
-            .map(|(name, route)| {
-                let mode = route.offload.unwrap_or(config.offload.mode);
-                (Arc::from(name), Offload::new(mode, config, bucket.as_ref()))
-            })
+            .map(|(name, route)| (Arc::from(name), Offload::new(route.offload, config, bucket.as_ref())))
             .collect();
         let key_uses = verifier.table().key_ids().map(|id| (id.clone(), metrics.key_counter(id))).collect();
-        let news = renditions.coordination().news();
         let page_door = PageDoor::new(&config.page, verifier.table())?;
-        let app = Arc::new(Self {
+        Ok(Arc::new(Self {
             verifier,
             catalogue,
             renditions,
@@ -224,11 +221,7 @@ impl App {
             offloads,
             key_uses,
             draining: AtomicBool::new(false),
-        });
-        if let Some(news) = news {
-            tokio::spawn(upkeep::heed(Arc::downgrade(&app), news));
-        }
-        Ok(app)
+        }))
     }
 
     /// What all of this was made from.
@@ -298,10 +291,15 @@ impl App {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Writes down what the store's index is still to learn, ends the render workers, and gives all leases back.
+    /// Writes down what the store's index is still to learn, ends the render workers, and gives all leases back. Renders at work
+    /// are waited for.
     pub async fn shut_down(&self) {
-        self.budget.stop().await;
-        self.pool.shutdown().await;
+        self.shut_down_until(std::future::pending()).await;
+    }
+
+    /// As [`App::shut_down`]; renders still at work when `enough` ends are cut off.
+    pub async fn shut_down_until(&self, enough: impl Future<Output = ()>) {
+        tokio::join!(self.budget.stop(), self.pool.shutdown_until(enough));
         self.renditions.coordination().settled().await;
     }
 
@@ -323,171 +321,5 @@ impl App {
             store: Part::new(self.store.probe().await),
             coordination: Part::new(self.renditions.coordination().probe().await),
         }
-    }
-}
-
-/// The answer of `/health/ready`.
-#[derive(Debug, Serialize)]
-pub struct Readiness {
-    /// Whether to send requests here.
-    pub ready: bool,
-    /// Whether a shutdown has begun.
-    pub draining: bool,
-    /// Living render workers.
-    pub workers: usize,
-    /// What they are locked in by.
-    pub sandbox: SandboxReport,
-    /// The catalogue.
-    pub catalogue: Part,
-    /// Each source.
-    pub sources: BTreeMap<String, Part>,
-    /// The store.
-    pub store: Part,
-    /// How this gate agrees with others.
-    pub coordination: Part,
-}
-
-/// One part's state.
-#[derive(Debug, Serialize)]
-pub struct Part {
-    /// Whether it works.
-    pub ok: bool,
-    /// A sentence about it.
-    pub says: String,
-}
-
-impl Part {
-    /// From what the part's probe said.
-    pub fn new(probed: Result<String, impl std::fmt::Display>) -> Self {
-        match probed {
-            Ok(says) => Self { ok: true, says },
-            Err(error) => Self { ok: false, says: error.to_string() },
-        }
-    }
-}
-
-/// A config's sources.
-pub type SourcesByName = BTreeMap<String, Arc<dyn Source>>;
-
-/// What can be walked of a config without anything being rendered: its catalogue, and its sources by name.
-///
-/// # Errors
-/// The first part that cannot be set up.
-pub fn walkable(config: &Config) -> Result<(Arc<dyn Catalogue>, SourcesByName), BuildError> {
-    let metrics = Arc::new(Metrics::new());
-    let originals = Arc::new(Originals::new(&config.originals));
-    Ok((rows(config)?.into(), sources(config, &originals, &metrics)?))
-}
-
-fn sources(config: &Config, originals: &Arc<Originals>, metrics: &Arc<Metrics>) -> Result<SourcesByName, BuildError> {
-    let one = |(name, section): (&String, &SourceConfig)| {
-        Ok((name.clone(), source(name, section, config, originals, metrics)?))
-    };
-    config.sources.iter().map(one).collect()
-}
-
-fn catalogue(config: &Config, metrics: &Arc<Metrics>) -> Result<Arc<dyn Catalogue>, CatalogueError> {
-    let section = &config.catalogue;
-    let fresh = Duration::from_secs_f64(section.cache_seconds);
-    let stale = Duration::from_secs_f64(section.stale_seconds);
-    let cached = Arc::new(Cached::new(rows(config)?, fresh, stale, metrics.clone()));
-    if let Some(channel) = &section.listen {
-        listen(section, channel, Arc::downgrade(&cached))?;
-    }
-    Ok(cached)
-}
-
-/// The catalogue without a memory.
-fn rows(config: &Config) -> Result<Box<dyn Catalogue>, CatalogueError> {
-    let (section, sources) = (&config.catalogue, Sources::new(config));
-    Ok(match section.kind {
-        CatalogueKind::None => Box::new(NoCatalogue),
-        CatalogueKind::Manifest => {
-            let file: PathBuf = section.file.clone().unwrap_or_default();
-            Box::new(Manifest::open(&file, sources)?)
-        }
-        CatalogueKind::Sqlite => Box::new(Sqlite::new(section, sources)?),
-        CatalogueKind::Postgres => Box::new(Postgres::new(section, sources)?),
-        CatalogueKind::Mysql => Box::new(MySql::new(section, sources)?),
-    })
-}
-
-fn freshness(fresh_seconds: f64, stale_seconds: f64) -> Freshness {
-    Freshness { fresh_for: Duration::from_secs_f64(fresh_seconds), stale_for: Duration::from_secs_f64(stale_seconds) }
-}
-
-fn source(
-    name: &str,
-    section: &SourceConfig,
-    config: &Config,
-    originals: &Arc<Originals>,
-    metrics: &Arc<Metrics>,
-) -> Result<Arc<dyn Source>, BuildError> {
-    Ok(match section.kind {
-        SourceKind::Fs => Arc::new(FsSource::new(&section.root)),
-        SourceKind::Http => {
-            let settings = section.http.clone().unwrap_or_default();
-            let resolver = Arc::new(SystemResolver::default());
-            let backend = HttpBackend::new(&settings, config.render.max_source_bytes.0, originals.clone(), resolver);
-            let backend = backend.map_err(|error| BuildError::Source { name: name.to_owned(), error })?;
-            let freshness = freshness(settings.fresh_seconds, settings.stale_seconds);
-            Arc::new(RemoteSource::new(name, Box::new(backend), originals.clone(), freshness, metrics.clone()))
-        }
-        SourceKind::S3 => {
-            let settings = section.s3.clone().unwrap_or_default();
-            let bucket = bucket(&format!("sources.{name}.s3"), &settings)?;
-            let backend = Box::new(S3Source::new(bucket, config.render.max_source_bytes.0));
-            let freshness = freshness(settings.fresh_seconds, settings.stale_seconds);
-            Arc::new(RemoteSource::new(name, backend, originals.clone(), freshness, metrics.clone()))
-        }
-    })
-}
-
-fn bucket(section: &str, settings: &S3Config) -> Result<Bucket, BuildError> {
-    Bucket::new(settings).map_err(|error| BuildError::Bucket { section: section.to_owned(), error })
-}
-
-fn store(config: &Config, bucket: Option<&Arc<Bucket>>) -> Arc<dyn Store> {
-    match (config.store.kind, bucket) {
-        // The config's check has seen to it that the one comes with the other.
-        (StoreKind::S3, Some(bucket)) => Arc::new(S3Store::new(bucket.clone(), config.originals.root.clone())),
-        (StoreKind::Fs | StoreKind::S3, _) => Arc::new(FsStore::new(&config.store)),
-    }
-}
-
-/// The render room's own terms for `[render]`.
-pub fn limits(render: &RenderConfig) -> Limits {
-    Limits {
-        max_source_bytes: render.max_source_bytes.0,
-        max_source_pixels: render.max_source_pixels,
-        max_source_side: render.max_source_side,
-        max_output_pixels: render.max_output_pixels,
-    }
-}
-
-/// What `[render]` says where a spec is silent.
-pub fn defaults(render: &RenderConfig, marks: &Marks) -> Defaults {
-    Defaults {
-        jpeg_quality: render.effective_jpeg_quality(),
-        jpeg_progressive: render.jpeg_progressive,
-        webp_quality: render.effective_webp_quality(),
-        avif_quality: render.effective_avif_quality(),
-        conversions: render.effective_conversions(),
-        animation: render.animation,
-        watermarks: marks.by_name().clone(),
-        full_decode_pixels: render.full_decode_pixels,
-    }
-}
-
-/// The workers' own terms for `[render]`.
-pub fn pool_config(render: &RenderConfig) -> PoolConfig {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    PoolConfig {
-        workers: if render.workers == 0 { cores } else { render.workers },
-        queue_depth: render.queue_depth,
-        memory_budget: render.memory_budget.0,
-        max_source_bytes: render.max_source_bytes.0,
-        recycle_after_jobs: render.recycle_after_jobs,
-        ..PoolConfig::default()
     }
 }

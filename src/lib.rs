@@ -30,11 +30,12 @@
 //! | [`spec`] | the filter spec grammar |
 //! | [`config`] | what the operator decides |
 //! | [`metrics`] | every metric on one page |
-//! | [`traces`] | spans of requests, where a collector wants them |
 //! | [`remote`] | bounded requests over the network |
 //! | [`access`] | may this URL be served, and to whom? |
 //! | [`catalogue`], [`source`], [`store`], [`offload`] | backends that do not know each other |
+//! | [`coordination`] | which of several gates renders, and what they tell each other |
 //! | [`render`] | bytes and a plan to bytes; runs in a worker |
+//! | [`traces`] | spans of requests, where a collector wants them |
 //! | [`workers`] | the render workers: child processes, locked in |
 //! | [`budget`] | what the store holds, when it was last used, and what has to go |
 //! | [`renditions`] | make sure a rendition exists |

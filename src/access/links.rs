@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::{Known, LAST_SECOND, Link, Route, Scheme, Subject, Verifier};
 use crate::{
-    config::Config,
+    config::{Config, Span},
     model::{ImageFormat, MediaPath},
     spec::{FilterSpec, Operation, SpecError},
 };
@@ -285,16 +285,7 @@ fn default_name(config: &Config, subject: &Subject<'_>, spec: &str) -> String {
 /// # Errors
 /// A sentence about what is no time.
 pub fn parse_life(text: &str) -> Result<Duration, String> {
-    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let number: u64 = digits.parse().map_err(|_| "a time is a number and a unit: 90s, 15m, 1h, 7d".to_owned())?;
-    let seconds = match unit {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return Err(format!("{unit:?} is no unit: use s, m, h or d")),
-    };
-    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(|| "the time is too long".into())
+    text.parse().map(|Span(seconds)| Duration::from_secs(seconds))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use super::keys::{KeyError, MIN_KEY_BYTES};
-use crate::config::{OpsConfig, read_secret_file};
+use crate::config::OpsConfig;
 
 /// What `/purge`, `/warm` and `/sign` are asked with. Only its digest is kept: digests are of one length, so that a comparison
 /// tells nothing about the token's.
@@ -18,15 +18,8 @@ impl OpsToken {
     /// When it is none that a request's header could carry, or that nobody could guess.
     pub fn new(config: &OpsConfig) -> Result<Option<Self>, KeyError> {
         let bad = |why: String| Err(KeyError::OpsToken(why));
-        let token = match (&config.token, &config.token_file) {
-            (None, None) => return Ok(None),
-            (Some(_), Some(_)) => return bad("give token or token_file, not both".into()),
-            (Some(token), None) => token.expose().as_bytes().to_vec(),
-            (None, Some(file)) => match read_secret_file(file) {
-                Ok(bytes) => bytes,
-                Err(error) => return bad(format!("cannot read {}: {error}", file.display())),
-            },
-        };
+        let given = config.secret().map_err(|error| KeyError::OpsToken(error.to_string()))?;
+        let Some(token) = given.as_ref().map(|token| token.expose().as_bytes()) else { return Ok(None) };
         if token.len() < MIN_KEY_BYTES {
             return bad(format!("has {} bytes; at least {MIN_KEY_BYTES} are needed", token.len()));
         }

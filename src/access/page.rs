@@ -46,12 +46,9 @@ impl PageDoor {
         if config.listen.is_none() {
             return Ok(None);
         }
-        if config.password.is_some() && config.password_file.is_some() {
-            return Err(KeyError::PagePassword("give password or password_file, not both".into()));
-        }
         let given = Secret::given(config.password.as_ref(), config.password_file.as_deref());
         let password = given
-            .map_err(|error| KeyError::PagePassword(format!("cannot read {error}")))?
+            .map_err(|error| KeyError::PagePassword(error.to_string()))?
             .ok_or_else(|| KeyError::PagePassword("is not set: what editors log in with (or password_file)".into()))?;
         let characters = password.expose().chars().count();
         if characters < MIN_CHARACTERS {

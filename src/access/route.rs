@@ -67,9 +67,9 @@ impl RouteTable {
                 prefix: section.prefix,
                 native_keys,
                 wagtail_keys,
-                presets_only: section.presets_only.unwrap_or(config.signing.presets_only),
-                max_age_seconds: section.max_age_seconds.unwrap_or(config.cache.max_age_seconds),
-                auth: section.auth.unwrap_or(config.auth.mode),
+                presets_only: section.presets_only,
+                max_age_seconds: section.max_age_seconds,
+                auth: section.auth,
             });
         }
         routes.sort_by_key(|route| std::cmp::Reverse(route.prefix.len()));

@@ -45,7 +45,7 @@ pub(super) const MYSQL_PARAMETERS: [&str; 12] = [
 /// `catalogue.url`, or what the file has.
 pub(super) fn secret(config: &CatalogueConfig) -> Result<Secret, CatalogueError> {
     let given = Secret::given(config.url.as_ref(), config.url_file.as_deref())
-        .map_err(|error| CatalogueError::Unavailable(format!("catalogue.url_file {error}")))?;
+        .map_err(|error| CatalogueError::Unavailable(format!("catalogue.url: {error}")))?;
     given.ok_or_else(|| CatalogueError::Unavailable("catalogue.url is not set".into()))
 }
 

@@ -2,14 +2,16 @@
 
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use clap::Args;
 use hyper::{
     HeaderMap,
     header::{AUTHORIZATION, HeaderName, HeaderValue},
 };
 
-use super::{CommandError, CommandResult, ConfigArgument, origin, print_json, runtime, start_log};
+use super::{
+    CommandError, CommandResult, ConfigArgument, header, origin, output::Lines, print_json, runtime, start_log,
+};
 use crate::{
     access::{
         Verifier,
@@ -43,8 +45,8 @@ pub struct Arguments {
     #[arg(long, value_name = "PUBLIC", num_args = 0..=1, default_missing_value = "")]
     url: Option<String>,
     /// Goes along with each request, where a route wants a token or a session: 'Cookie: sessionid=...'
-    #[arg(long = "header", value_name = "NAME: VALUE", requires = "url")]
-    headers: Vec<String>,
+    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header, requires = "url")]
+    headers: Vec<(HeaderName, HeaderValue)>,
     /// Takes any certificate (SSL_CERT_FILE names one to trust)
     #[arg(long, requires = "url")]
     insecure: bool,
@@ -65,7 +67,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> CommandResult {
     let loaded = arguments.config.load()?;
     let config = &loaded.config;
-    start_log(&config.log);
+    let _log = start_log(&config.log);
     let mut findings = vec![Finding::good("config", origin(loaded.file.as_deref()))];
     for (key, says) in config.cautions() {
         findings.push(Finding::good(key, format!("allowed, with caution: {says}")));
@@ -76,20 +78,22 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     findings.extend(runtime.block_on(parts(config))?);
     findings.extend(sandbox());
     if let Some(url) = &arguments.url {
-        let asked = asked(arguments, config, url)?;
+        let asked = asked(arguments, config, url);
         let examined = runtime.block_on(doctor::examine(config, &asked));
         findings.extend(examined.map_err(|error| anyhow!(error))?);
     }
     if arguments.json {
         print_json(&findings)?;
     } else {
-        findings.iter().for_each(|finding| print(finding, arguments.verbose));
+        let mut lines = Lines::default();
+        findings.iter().for_each(|finding| report(&mut lines, finding, arguments.verbose));
+        lines.print()?;
     }
     if findings.iter().all(|finding| finding.ok) { Ok(()) } else { Err(CommandError::Silent) }
 }
 
 /// One line; what was seen and what to change on lines of their own.
-fn print(finding: &Finding, verbose: bool) {
+fn report(lines: &mut Lines, finding: &Finding, verbose: bool) {
     let mark = match finding.severity {
         Severity::Ok => "ok  ",
         Severity::Warning => "warn",
@@ -97,25 +101,20 @@ fn print(finding: &Finding, verbose: bool) {
     };
     let cause = finding.cause.and_then(|cause| serde_json::to_value(cause).ok());
     let cause = cause.as_ref().and_then(|cause| cause.as_str()).map(|cause| format!("  [{cause}]")).unwrap_or_default();
-    println!("{mark}  {:<18}  {}{cause}", finding.part, finding.says);
+    lines.add(format_args!("{mark}  {:<18}  {}{cause}", finding.part, finding.says));
     if finding.severity != Severity::Ok || verbose {
-        finding.evidence.iter().for_each(|seen| println!("{:26}seen: {seen}", ""));
-        finding.fix.iter().for_each(|fix| println!("{:26}fix:  {fix}", ""));
+        finding.evidence.iter().for_each(|seen| lines.add(format_args!("{:26}seen: {seen}", "")));
+        finding.fix.iter().for_each(|fix| lines.add(format_args!("{:26}fix:  {fix}", "")));
     }
 }
 
 /// How the public URL is asked: with what the operator gives, and with a token of our own where there is a key for one.
-fn asked(arguments: &Arguments, config: &Config, url: &str) -> Result<Asked, CommandError> {
+fn asked(arguments: &Arguments, config: &Config, url: &str) -> Asked {
     let mut credentials = HeaderMap::new();
-    for text in &arguments.headers {
-        let (name, value) = text.split_once(':').context("--header is NAME: VALUE")?;
-        let name = HeaderName::try_from(name.trim()).context("--header: not a header's name")?;
-        let mut value = HeaderValue::try_from(value.trim()).context("--header: not a header's value")?;
-        value.set_sensitive(true);
-        credentials.append(name, value);
+    for (name, value) in &arguments.headers {
+        credentials.append(name, value.clone());
     }
-    let wants_token =
-        config.effective_routes().values().any(|route| route.auth.unwrap_or(config.auth.mode) == AuthMode::Jwt);
+    let wants_token = config.effective_routes().values().any(|route| route.auth == AuthMode::Jwt);
     if credentials.is_empty() && wants_token {
         // No image but the one that is asked for.
         let images = arguments.image.as_slice();
@@ -136,7 +135,7 @@ fn asked(arguments: &Arguments, config: &Config, url: &str) -> Result<Asked, Com
     }
     let url = if url.is_empty() { config.server.public_url.clone() } else { url.to_owned() };
     let (user, image) = (arguments.nginx_user.clone(), arguments.image.clone());
-    Ok(Asked { url, insecure: arguments.insecure, credentials, user, image })
+    Asked { url, insecure: arguments.insecure, credentials, user, image }
 }
 
 fn part(name: impl Into<String>, part: Part) -> Finding {

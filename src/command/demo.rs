@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::SystemTime};
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{CommandResult, runtime, serve, start_log};
+use super::{CommandResult, output::Lines, runtime, say, serve, start_log};
 use crate::{
     access::{Link, Scheme, Subject, Verifier, fresh_secret},
     config::{Config, ListenAddress, OffloadMode, Secret, SigningKeyConfig, SourceConfig},
@@ -27,7 +27,7 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     let folder = Folder::new()?;
     let media = folder.path.join("media");
     std::fs::create_dir(&media)?;
-    eprintln!("making a sample photo ...");
+    say("making a sample photo ...");
     let photo = super::sample::jpeg(2400, 1600, 90, 1).context("the sample photo was not made")?;
     std::fs::write(media.join("photo.jpg"), photo)?;
 
@@ -55,14 +55,18 @@ pub fn run(arguments: &Arguments) -> CommandResult {
         })
         .collect();
     runtime()?.block_on(serve::serve(&config, None, Inherited::default(), &log, |address, page| {
-        println!("\nOpen one of these; the first look renders, the second finds it in the store:\n");
+        let mut lines = Lines::default();
+        lines.add("\nOpen one of these; the first look renders, the second finds it in the store:\n");
         for (spec, url) in SPECS.iter().zip(&urls) {
-            println!("  {spec}\n    http://{address}{url}\n");
+            lines.add(format_args!("  {spec}\n    http://{address}{url}\n"));
         }
         if let Some(page) = page {
-            println!("Or make one by hand, on the editors' page:\n\n    http://{page}/    password: {password}\n");
+            lines.add(format_args!(
+                "Or make one by hand, on the editors' page:\n\n    http://{page}/    password: {password}\n"
+            ));
         }
-        println!("Change anything in a URL and it is refused. Ctrl-C ends the demo.\n");
+        lines.add("Change anything in a URL and it is refused. Ctrl-C ends the demo.\n");
+        lines.print()
     }))
 }
 

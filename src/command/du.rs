@@ -3,7 +3,9 @@
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 
-use super::{CommandError, CommandResult, ConfigArgument, print_json, runtime, start_log, with_one_worker};
+use super::{
+    CommandError, CommandResult, ConfigArgument, output::Lines, print_json, runtime, start_log, with_one_worker,
+};
 use crate::{
     app::App,
     config::Config,
@@ -40,11 +42,11 @@ enum By {
 
 pub fn run(arguments: &Arguments) -> CommandResult {
     let loaded = arguments.config.load()?;
-    start_log(&loaded.config.log);
+    let _log = start_log(&loaded.config.log);
     let usage = runtime()?.block_on(count(&loaded.config, arguments))?;
     match arguments.json {
         true => print_json(&usage)?,
-        false => print(&usage, arguments.by),
+        false => report(&usage, arguments.by).print()?,
     }
     if usage.unreadable.is_none() { Ok(()) } else { Err(CommandError::Silent) }
 }
@@ -56,38 +58,41 @@ async fn count(config: &Config, arguments: &Arguments) -> Result<Usage, CommandE
     Ok(usage)
 }
 
-fn print(usage: &Usage, by: Option<By>) {
-    let line = |name: &str, Tally { files, bytes }: Tally| {
-        println!("{files:>9}  {:>10}  {name}", ByteSize(bytes).to_string());
-    };
-    line(&format!("renditions of {} images", usage.images), usage.stored);
+fn report(usage: &Usage, by: Option<By>) -> Lines {
+    let mut lines = Lines::default();
+    let row =
+        |name: &str, Tally { files, bytes }: Tally| format!("{files:>9}  {:>10}  {name}", ByteSize(bytes).to_string());
+    lines.add(row(&format!("renditions of {} images", usage.images), usage.stored));
     if usage.outdated.files > 0 {
-        line("of them of originals that were replaced: gc removes those", usage.outdated);
+        lines.add(row("of them of originals that were replaced: gc removes those", usage.outdated));
     }
     let is_shown = |which| by.is_none_or(|by| by == which);
     if is_shown(By::Source) {
-        println!("by source");
-        usage.by_source.iter().for_each(|(name, tally)| line(name, *tally));
+        lines.add("by source");
+        usage.by_source.iter().for_each(|(name, tally)| lines.add(row(name, *tally)));
     }
     if is_shown(By::Format) {
-        println!("by format");
-        usage.by_format.iter().for_each(|(name, tally)| line(name, *tally));
+        lines.add("by format");
+        usage.by_format.iter().for_each(|(name, tally)| lines.add(row(name, *tally)));
     }
     if by == Some(By::Preset) {
-        println!("by preset");
-        usage.by_preset.iter().for_each(|(name, tally)| line(name, *tally));
+        lines.add("by preset");
+        usage.by_preset.iter().for_each(|(name, tally)| lines.add(row(name, *tally)));
     }
     if by.is_none() && !usage.largest.is_empty() {
-        println!("largest");
-        usage.largest.iter().for_each(|image| line(&image.image, image.stored));
+        lines.add("largest");
+        usage.largest.iter().for_each(|image| lines.add(row(&image.image, image.stored)));
     }
     if usage.unfinished.files > 0 {
-        line("being written, or left by crashed processes", usage.unfinished);
+        lines.add(row("being written, or left by crashed processes", usage.unfinished));
     }
     if usage.foreign > 0 {
-        println!("{:>9}  {:>10}  files that sendimage never made", usage.foreign, "");
+        lines.add(format_args!("{:>9}  {:>10}  files that sendimage never made", usage.foreign, ""));
     }
     if let Some((count, why)) = &usage.unreadable {
-        println!("{count} parts of the store could not be read, the first because {why}: this is not all");
+        lines.add(format_args!(
+            "{count} parts of the store could not be read, the first because {why}: this is not all"
+        ));
     }
+    lines
 }

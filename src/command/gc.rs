@@ -11,7 +11,9 @@ use bytesize::ByteSize;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{CommandError, CommandResult, ConfigArgument, print_json, runtime, start_log, with_one_worker};
+use super::{
+    CommandError, CommandResult, ConfigArgument, output::Lines, print_json, runtime, say, start_log, with_one_worker,
+};
 use crate::{
     app::App,
     config::Config,
@@ -58,7 +60,7 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> CommandResult {
     let loaded = arguments.config.load()?;
-    start_log(&loaded.config.log);
+    let _log = start_log(&loaded.config.log);
     let options = GcOptions {
         dry_run: arguments.dry_run,
         orphans: arguments.orphans,
@@ -70,7 +72,7 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     let collected = runtime()?.block_on(collect(&loaded.config, &options))?;
     match arguments.json {
         true => print_json(&collected)?,
-        false => print(&collected, &options),
+        false => report(&collected, &options).print()?,
     }
     let stays = !collected.damaged.is_empty() && (!options.repair || options.dry_run);
     let is_done = collected.stopped.is_none() && collected.unreadable.is_none() && !stays;
@@ -124,44 +126,45 @@ async fn shown<T>(progress: &Progress, work: impl Future<Output = T>) -> T {
         if !is_terminal && said.elapsed() >= BETWEEN_LINES {
             said = Instant::now();
             match total {
-                0 => eprintln!("{seen} renditions looked at"),
-                total => eprintln!("{} %", 100 * seen / total.max(1)),
+                0 => say(format_args!("{seen} renditions looked at")),
+                total => say(format_args!("{} %", 100 * seen / total.max(1))),
             }
         }
     }
 }
 
-fn print(collected: &Collected, options: &GcOptions) {
+fn report(collected: &Collected, options: &GcOptions) -> Lines {
+    let mut lines = Lines::default();
     let Tally { files, bytes } = collected.stored;
-    println!("{files} renditions of {} images are stored, {}", collected.images, ByteSize(bytes));
+    lines.add(format_args!("{files} renditions of {} images are stored, {}", collected.images, ByteSize(bytes)));
     let is_removed = !options.dry_run && collected.stopped.is_none();
     let (verb, tallies) = match is_removed {
         true => ("removed", &collected.removed),
         false => ("would be removed", &collected.found),
     };
-    let line =
-        |Tally { files, bytes }: Tally, says: &str| println!("{files:>9}  {:>10}  {says}", ByteSize(bytes).to_string());
+    let row =
+        |Tally { files, bytes }: Tally, says: &str| format!("{files:>9}  {:>10}  {says}", ByteSize(bytes).to_string());
     for (reason, tally) in tallies {
-        line(*tally, &format!("{verb}: {}", describe(*reason)));
+        lines.add(row(*tally, &format!("{verb}: {}", describe(*reason))));
     }
     for (count, what) in
         [(collected.records, "records without renditions"), (collected.leftovers, "files that crashed processes left")]
     {
         if count > 0 {
-            println!("{count:>9}  {:>10}  {verb}: {what}", "");
+            lines.add(format_args!("{count:>9}  {:>10}  {verb}: {what}", ""));
         }
     }
     if tallies.is_empty() && collected.records + collected.leftovers == 0 {
-        println!("nothing {}", if is_removed { "to remove" } else { "would be removed" });
+        lines.add(format_args!("nothing {}", if is_removed { "to remove" } else { "would be removed" }));
     }
     if let Some(budget) = &collected.budget {
         let verb = if options.dry_run { "at the least would be evicted" } else { "evicted" };
         let went = Tally { files: budget.files, bytes: budget.bytes };
         if went != Tally::default() {
-            line(went, &format!("{verb}: not asked for for longest"));
+            lines.add(row(went, &format!("{verb}: not asked for for longest")));
         }
         if budget.is_over && !options.dry_run {
-            println!("a bound of the store is overstepped still: the rest was asked for a moment ago, or is pinned");
+            lines.add("a bound of the store is overstepped still: the rest was asked for a moment ago, or is pinned");
         }
     }
     for (tally, says) in [
@@ -169,30 +172,31 @@ fn print(collected: &Collected, options: &GcOptions) {
         (collected.unjudged, "kept: the source is away or not in the config, or nothing says whose they are"),
     ] {
         if tally.files > 0 {
-            line(tally, says);
+            lines.add(row(tally, says));
         }
     }
     if collected.foreign > 0 {
-        println!("{:>9}  {:>10}  kept: files that sendimage never made", collected.foreign, "");
+        lines.add(format_args!("{:>9}  {:>10}  kept: files that sendimage never made", collected.foreign, ""));
     }
     for (name, problem) in &collected.sources_away {
-        println!("source {name} is away: {problem}");
+        lines.add(format_args!("source {name} is away: {problem}"));
     }
     for damaged in &collected.damaged {
-        println!("damaged: {}: {}", damaged.path, damaged.problem);
+        lines.add(format_args!("damaged: {}: {}", damaged.path, damaged.problem));
     }
     if options.verify && collected.damaged.is_empty() {
-        println!("no rendition is damaged");
+        lines.add("no rendition is damaged");
     }
     if let Some((count, why)) = &collected.unverified {
-        println!("{count} renditions could not be verified, the first because {why}");
+        lines.add(format_args!("{count} renditions could not be verified, the first because {why}"));
     }
     if let Some((count, why)) = &collected.unreadable {
-        println!("{count} parts of the store could not be read, the first because {why}");
+        lines.add(format_args!("{count} parts of the store could not be read, the first because {why}"));
     }
     if let Some(why) = &collected.stopped {
-        println!("stopped: {why}");
+        lines.add(format_args!("stopped: {why}"));
     }
+    lines
 }
 
 fn describe(reason: Reason) -> &'static str {

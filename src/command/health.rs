@@ -1,23 +1,18 @@
 //! `sendimage health`
 
-use std::{
-    io::{Read, Write},
-    net::TcpStream,
-    os::unix::net::UnixStream,
-    time::Duration,
-};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use hyper::StatusCode;
 
-use super::{CommandError, CommandResult, ConfigArgument};
-use crate::config::ListenAddress;
-
-/// No answer is longer; what comes beyond is not read.
-const LONGEST_ANSWER: u64 = 64 * 1024;
+use super::{CommandError, CommandResult, ConfigArgument, ops_client::OpsClient, print_bytes};
 
 /// Asks the running service whether it is ready, by its operations listener. Prints what it says; exit code 0: ready, 1: not,
 /// or no answer. For containers, whose image has no other program to ask with.
+///
+/// It is not ready while it drains, and while no render worker is alive. A catalogue, a source or a store that is away is told of
+/// in the answer, and leaves it ready: what needs none of them is served.
 #[derive(Debug, Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -33,44 +28,17 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> CommandResult {
     let config = arguments.config.load()?.config;
     let path = if arguments.live { "/health/live" } else { "/health/ready" };
-    let address = &config.server.ops_listen;
-    let answer = ask(address, path, Duration::from_secs(arguments.timeout))
-        .with_context(|| format!("no answer from {address}"))?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("the answer is no HTTP")?;
-    print!("{body}");
-    match head.split(' ').nth(1) {
-        Some("200") => Ok(()),
+    let client = OpsClient::new(&config);
+    let timeout = Duration::from_secs(arguments.timeout);
+    // Asked by containers every few seconds: one thread is enough.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let asked = async { tokio::time::timeout(timeout, client.get(path, timeout)).await };
+    let answer = runtime.block_on(asked).map_err(|_| anyhow::anyhow!("none within {} s", timeout.as_secs()));
+    let answer = answer.and_then(|answer| answer.map_err(anyhow::Error::from));
+    let (status, body) = answer.with_context(|| format!("no answer from {client}"))?;
+    print_bytes(&body)?;
+    match status {
+        StatusCode::OK => Ok(()),
         _ => Err(CommandError::Silent),
     }
-}
-
-fn ask(address: &ListenAddress, path: &str, timeout: Duration) -> std::io::Result<String> {
-    match address {
-        ListenAddress::Tcp(address) => {
-            let mut address = *address;
-            // What listens everywhere is asked here.
-            if address.ip().is_unspecified() {
-                address.set_ip(if address.is_ipv4() {
-                    [127, 0, 0, 1].into()
-                } else {
-                    std::net::Ipv6Addr::LOCALHOST.into()
-                });
-            }
-            let stream = TcpStream::connect_timeout(&address, timeout)?;
-            stream.set_read_timeout(Some(timeout))?;
-            exchange(stream, path)
-        }
-        ListenAddress::Unix(socket) => {
-            let stream = UnixStream::connect(socket)?;
-            stream.set_read_timeout(Some(timeout))?;
-            exchange(stream, path)
-        }
-    }
-}
-
-fn exchange(mut stream: impl Read + Write, path: &str) -> std::io::Result<String> {
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.take(LONGEST_ANSWER).read_to_string(&mut answer)?;
-    Ok(answer)
 }

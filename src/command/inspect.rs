@@ -12,7 +12,10 @@ use bytesize::ByteSize;
 use clap::Args;
 use serde::Serialize;
 
-use super::{CommandError, CommandResult, ConfigArgument, check_spec, print_json, render::OneWorker, runtime};
+use super::{
+    CommandError, CommandResult, OwnConfigArgument, check_spec, one_worker::OneWorker, output::Lines, print_json,
+    runtime,
+};
 use crate::{
     access::Renditions,
     config::Config,
@@ -36,10 +39,10 @@ use crate::{
   sendimage inspect --json upload.tmp --name holiday.png        the name that it was uploaded by
   sendimage inspect --json - < upload.tmp
 
-Exit code 0 when all would be served, 1 when any would be refused. Without -c the default limits count.")]
+Exit code 0 when all would be served, 1 when any would be refused.")]
 pub struct Arguments {
     #[command(flatten)]
-    config: ConfigArgument,
+    config: OwnConfigArgument,
     /// The files; - for standard input
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
@@ -107,11 +110,7 @@ enum Outcome {
 }
 
 pub fn run(arguments: &Arguments) -> CommandResult {
-    // As `render`: the limits have defaults, and nothing else is asked for.
-    let config = match arguments.config.config {
-        Some(_) => arguments.config.load()?.config,
-        None => Config::default(),
-    };
+    let config = arguments.config.load()?;
     let specs = specs(arguments, &config)?;
     let reports = runtime()?.block_on(async {
         let worker = OneWorker::start(&config).await?;
@@ -134,7 +133,9 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     if arguments.json {
         print_json(&reports)?;
     } else {
-        reports.iter().for_each(print);
+        let mut lines = Lines::default();
+        reports.iter().for_each(|report| describe(&mut lines, report));
+        lines.print()?;
     }
     if reports.iter().all(|report| report.ok) { Ok(()) } else { Err(CommandError::Silent) }
 }
@@ -306,12 +307,14 @@ fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
-fn print(report: &Report) {
+fn describe(lines: &mut Lines, report: &Report) {
     match &report.refused {
-        None => println!("{}: would be served", report.file),
-        Some(Refused { reason, says }) => println!("{}: would be refused ({reason}): {says}", report.file),
+        None => lines.add(format_args!("{}: would be served", report.file)),
+        Some(Refused { reason, says }) => {
+            lines.add(format_args!("{}: would be refused ({reason}): {says}", report.file))
+        }
     }
-    let line = |what: &str, says: String| println!("  {what:<9} {says}");
+    let mut line = |what: &str, says: String| lines.add(format_args!("  {what:<9} {says}"));
     if let (Some(format), Some(stored), Some(upright)) = (report.format, report.stored_size, report.upright_size) {
         let turned = report.orientation.map_or(1, Orientation::to_exif);
         let upright = match turned {

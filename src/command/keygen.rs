@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::CommandResult;
+use super::{CommandResult, print_line};
 
 /// Prints 256 random bits as text: a value for `signing.keys[].secret`, `signing.secret` or a key file.
 #[derive(Debug, Args)]
@@ -11,6 +11,5 @@ pub struct Arguments {}
 pub fn run(_: &Arguments) -> CommandResult {
     let secret =
         crate::access::fresh_secret().map_err(|error| anyhow::anyhow!("the system has no randomness: {error}"))?;
-    println!("{}", secret.expose());
-    Ok(())
+    print_line(secret.expose())
 }

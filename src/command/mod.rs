@@ -10,6 +10,9 @@ mod health;
 mod inspect;
 mod keygen;
 mod manual;
+mod one_worker;
+mod ops_client;
+mod output;
 mod proxy_conf;
 mod purge;
 mod reference;
@@ -29,8 +32,10 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
+use hyper::header::{HeaderName, HeaderValue};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
+use self::output::{print_bytes, print_json, print_line, say};
 use crate::{
     access::KeyError,
     app::BuildError,
@@ -112,6 +117,24 @@ struct ConfigArgument {
     /// The config file [default: ./sendimage.toml, else /etc/sendimage/sendimage.toml]
     #[arg(short = 'c', long = "config", value_name = "FILE")]
     config: Option<PathBuf>,
+}
+
+/// Which config file, for a command that needs none.
+#[derive(Clone, Debug, Args)]
+struct OwnConfigArgument {
+    /// The config file whose limits and presets count [default: none: the default limits]
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl OwnConfigArgument {
+    /// The file's config; without a file the defaults, whatever is in the environment.
+    fn load(&self) -> Result<Config, CommandError> {
+        Ok(match &self.config {
+            Some(file) => load(Some(file))?.config,
+            None => Config::default(),
+        })
+    }
 }
 
 impl ConfigArgument {
@@ -208,15 +231,24 @@ impl Cli {
             Ok(()) => ExitCode::SUCCESS,
             Err(CommandError::Silent) => ExitCode::from(FAILED),
             Err(CommandError::Config(message)) => {
-                eprintln!("sendimage: {message}");
+                say(format_args!("sendimage: {message}"));
                 ExitCode::from(BAD_CONFIG)
             }
             Err(CommandError::Failed(error)) => {
-                eprintln!("sendimage: {error:#}");
+                say(format_args!("sendimage: {error:#}"));
                 ExitCode::from(FAILED)
             }
         }
     }
+}
+
+/// A header of a request, as it is typed: `NAME: VALUE`. Its value is a secret.
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(':').ok_or("a header is NAME: VALUE")?;
+    let name = name.trim().parse().map_err(|_| "the header's name is none".to_owned())?;
+    let mut value: HeaderValue = value.trim().parse().map_err(|_| "the header's value is none".to_owned())?;
+    value.set_sensitive(true);
+    Ok((name, value))
 }
 
 /// A runtime for a command that needs one.
@@ -234,7 +266,8 @@ fn with_one_worker(config: &Config) -> Config {
 /// Lines that wait for a standard error that takes none; more are dropped, and counted.
 const WAITING_LOG_LINES: usize = 8192;
 
-/// The log, while it is kept: what still waits is written when this is dropped.
+/// The log, while it is kept: what still waits is written when this is dropped, and nothing after that.
+#[must_use = "no line is written once it is dropped"]
 struct Log {
     /// How many lines were dropped.
     dropped: ErrorCounter,
@@ -313,22 +346,6 @@ fn start_log_and_traces(config: &Config) -> Result<Log, CommandError> {
 /// A config file's place, for messages.
 fn origin(loaded_from: Option<&Path>) -> String {
     loaded_from.map_or("defaults and environment".into(), |file| file.display().to_string())
-}
-
-/// Prints text that was made elsewhere. A reader that has enough (`| head`) is no failure of ours.
-fn print_bytes(text: &[u8]) -> CommandResult {
-    let mut out = std::io::stdout().lock();
-    match std::io::Write::write_all(&mut out, text).and_then(|()| std::io::Write::flush(&mut out)) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
-}
-
-/// Prints a value as JSON.
-fn print_json(value: &impl serde::Serialize) -> CommandResult {
-    let text = serde_json::to_string_pretty(value).map_err(anyhow::Error::from)?;
-    println!("{text}");
-    Ok(())
 }
 
 /// Refuses a spec that is no spec and no preset.

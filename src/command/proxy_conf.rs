@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{CommandResult, ConfigArgument};
+use super::{CommandResult, ConfigArgument, print_bytes};
 use crate::{
     config::ListenAddress,
     front::{ProxyOptions, WebServer, proxy_conf},
@@ -52,6 +52,5 @@ pub fn run(arguments: &Arguments) -> CommandResult {
         },
     };
     let text = proxy_conf(arguments.server, &config, &options).map_err(anyhow::Error::from)?;
-    print!("{text}");
-    Ok(())
+    print_bytes(text.as_bytes())
 }

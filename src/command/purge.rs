@@ -3,15 +3,18 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{CommandError, CommandResult, ConfigArgument, print_json, running, runtime, start_log};
+use super::{
+    CommandError, CommandResult, ConfigArgument, ops_client::in_one_call, output::Lines, print_json, running, runtime,
+    say, start_log,
+};
 use crate::{
     access::Subject,
     app::App,
-    config::{Config, CoordinationKind, Existence},
+    config::{Config, CoordinationKind},
     upkeep::{self, Purged, Scope},
 };
 
-/// References in one call: its body has at most 64 KiB.
+/// References in one call at most, so that a stop loses little.
 const REFERENCES_IN_A_CALL: usize = 50;
 
 /// Removes what is stored of images; the next request renders anew, from the original as it is then. A running service is asked
@@ -57,7 +60,7 @@ enum What {
 
 pub fn run(arguments: &Arguments) -> CommandResult {
     let loaded = arguments.config.load()?;
-    start_log(&loaded.config.log);
+    let _log = start_log(&loaded.config.log);
     let what = arguments.what(&loaded.config)?;
     let answer = runtime()?.block_on(purge(&loaded.config, &what))?;
     if arguments.json {
@@ -65,15 +68,18 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     }
     let number = |key: &str| answer[key].as_u64().unwrap_or(0);
     let bytes = bytesize::ByteSize(number("bytes"));
-    println!("{} renditions of {} images removed, {bytes}", number("files"), number("images"));
+    let mut lines = Lines::default();
+    lines.add(format_args!("{} renditions of {} images removed, {bytes}", number("files"), number("images")));
     for unknown in answer["unknown"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        println!("unknown: {unknown}");
+        lines.add(format_args!("unknown: {unknown}"));
     }
     match number("held_open_seconds") {
         0 => {}
-        seconds => println!("nginx may go on sending what it has open for {seconds} s (open_file_cache_valid)"),
+        seconds => {
+            lines.add(format_args!("nginx may go on sending what it has open for {seconds} s (open_file_cache_valid)"))
+        }
     }
-    Ok(())
+    lines.print()
 }
 
 impl Arguments {
@@ -81,16 +87,8 @@ impl Arguments {
         let scope = if let Some(source) = &self.source {
             Scope::Source(source.clone())
         } else if let Some(prefix) = &self.prefix {
-            if !prefix.contains('/') {
-                return Err(
-                    anyhow::anyhow!("--prefix is source/path, or the beginning of one: at least {prefix}/").into()
-                );
-            }
             Scope::Prefix(prefix.clone())
         } else if let Some(preset) = &self.preset {
-            if !config.presets.contains_key(preset) {
-                return Err(anyhow::anyhow!("there is no preset {preset:?}").into());
-            }
             Scope::Preset(preset.clone())
         } else if self.all {
             Scope::All
@@ -100,6 +98,7 @@ impl Arguments {
             }
             return Ok(What::Images(self.references.clone()));
         };
+        scope.check(config).map_err(|(option, says)| anyhow::anyhow!("--{option}: {says}"))?;
         Ok(What::Scope(scope))
     }
 }
@@ -108,7 +107,13 @@ impl Arguments {
 async fn purge(config: &Config, what: &What) -> Result<Value, CommandError> {
     let bodies = match what {
         What::Images(references) => {
-            references.chunks(REFERENCES_IN_A_CALL).map(|references| json!({ "refs": references })).collect()
+            let (mut bodies, mut left) = (Vec::new(), &references[..]);
+            while !left.is_empty() {
+                let (now, later) = left.split_at(in_one_call(left.iter().map(String::as_str), REFERENCES_IN_A_CALL));
+                bodies.push(json!({ "refs": now }));
+                left = later;
+            }
+            bodies
         }
         What::Scope(Scope::Source(name)) => vec![json!({ "source": name })],
         What::Scope(Scope::Prefix(prefix)) => vec![json!({ "prefix": prefix })],
@@ -139,9 +144,9 @@ fn sum(mut all: Value, one: Value) -> Value {
 
 async fn alone(config: &Config, what: &What) -> Result<Value, CommandError> {
     let carries_news = matches!(config.coordination.kind, CoordinationKind::Redis | CoordinationKind::Postgres);
-    if config.store.existence != Existence::Check && !carries_news {
-        eprintln!(
-            "sendimage: a service that runs is not told: it finds out when nginx misses a file. With ops.token it would be"
+    if config.store.believes() && !carries_news {
+        say(
+            "sendimage: a service that runs is not told: it finds out when nginx misses a file. With ops.token it would be",
         );
     }
     let app = App::build(&super::with_one_worker(config)).await?;

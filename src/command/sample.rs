@@ -10,11 +10,12 @@ use std::{
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{CommandResult, render::OneWorker};
+use super::{CommandResult, one_worker::OneWorker};
 use crate::{
     config::{Config, RenderConfig},
     sample,
     spec::FilterSpec,
+    unnamed::unnamed_file,
 };
 
 /// Longest time for one sample.
@@ -73,12 +74,8 @@ pub(super) fn jpeg(width: u32, height: u32, quality: u8, seed: u64) -> Result<Ve
 
 /// A file without a name.
 pub(super) fn temporary() -> Result<File, anyhow::Error> {
-    use rustix::fs::{CWD, Mode, OFlags, openat};
     let folder = std::env::temp_dir();
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let fd = openat(CWD, &folder, flags, Mode::RUSR | Mode::WUSR)
-        .with_context(|| format!("cannot make a temporary file in {}", folder.display()))?;
-    Ok(File::from(fd))
+    unnamed_file(&folder).with_context(|| format!("cannot make a temporary file in {}", folder.display()))
 }
 
 /// An uncompressed 24-bit BMP: BITMAPFILEHEADER, BITMAPINFOHEADER, rows from the bottom up in BGR, each padded to four bytes.

@@ -1,6 +1,6 @@
 //! `sendimage serve`
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
@@ -9,6 +9,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior,
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
+    time::Instant,
 };
 
 use super::{CommandResult, ConfigArgument, Log, origin, runtime, service_manager, start_log_and_traces};
@@ -21,12 +22,16 @@ use crate::{
         page::{self, PageMemory, answer_page},
         server::{Bounds, Listener},
     },
+    upkeep,
 };
 
 /// Connections of the operations listener: twice as many as it lets call at once.
 const OPS_CONNECTIONS: usize = 256;
 /// Connections of the editors' page: a browser has six.
 const PAGE_CONNECTIONS: usize = 256;
+
+/// At the least, renders at work when all requests are answered have this long.
+const LAST_RENDERS: Duration = Duration::from_secs(1);
 
 /// Runs the service until SIGTERM or SIGINT; requests in flight are answered first.
 #[derive(Debug, Args)]
@@ -48,7 +53,7 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     for (key, says) in loaded.config.cautions() {
         tracing::warn!(key, says, "allowed, with caution");
     }
-    runtime()?.block_on(serve(&loaded.config, Some(&arguments.config), inherited, &log, |_, _| {}))
+    runtime()?.block_on(serve(&loaded.config, Some(&arguments.config), inherited, &log, |_, _| Ok(())))
 }
 
 /// Keys live in this process: no core file has them, and no process but root's reads its memory, whoever runs it.
@@ -64,7 +69,7 @@ pub(super) async fn serve(
     reload: Option<&ConfigArgument>,
     mut inherited: Inherited,
     log: &Log,
-    announce: impl FnOnce(&str, Option<&str>),
+    announce: impl FnOnce(&str, Option<&str>) -> CommandResult,
 ) -> CommandResult {
     // Handlers first: a signal during start must not end in the default action.
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
@@ -74,6 +79,7 @@ pub(super) async fn serve(
     let _too_long = signal(SignalKind::from_raw(libc::SIGXFSZ)).context("cannot handle SIGXFSZ")?;
 
     let app = App::build(config).await?;
+    upkeep::attend(&app);
     app.metrics.count_dropped_lines(log.dropped.clone());
     let listener = Listener::bind(&config.server.listen, config.server.listen_mode, &mut inherited).await?;
     let ops = Listener::bind(&config.server.ops_listen, config.server.listen_mode, &mut inherited).await?;
@@ -90,7 +96,7 @@ pub(super) async fn serve(
     rustix::process::umask(rustix::fs::Mode::empty());
     let sandbox = app.sandbox();
     let page_address = page.as_ref().map(Listener::address);
-    announce(&listener.address(), page_address.as_deref());
+    announce(&listener.address(), page_address.as_deref())?;
     tracing::info!(listen = listener.address(), ops = ops.address(), page = page_address, %sandbox, "ready");
     tokio::spawn(sweep(app.clone()));
     app.budget.start(config);
@@ -140,16 +146,32 @@ pub(super) async fn serve(
     service_manager::stopping();
     current.load().begin_drain();
     stop.send_replace(true);
-    tokio::select! {
-        _ = images => {}
-        // Asked twice: at once.
-        _ = terminate.recv() => tracing::warn!("stopping at once"),
-        _ = interrupt.recv() => tracing::warn!("stopping at once"),
-    }
+    let drained = Instant::now() + drain;
+    // Asked twice: at once.
+    let mut again = pin!(async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::warn!("stopping at once");
+    });
+    let is_asked_again = tokio::select! {
+        _ = images => false,
+        () = &mut again => true,
+    };
     // Health answers to the end, so that a balancer sees the draining.
     stop_ops.send_replace(true);
     let _ = ops.await;
-    current.load().shut_down().await;
+    // Renders that nobody waits for any more: for what is left of the drain time.
+    let enough = async {
+        if !is_asked_again {
+            tokio::select! {
+                () = tokio::time::sleep_until(drained.max(Instant::now() + LAST_RENDERS)) => {}
+                () = again => {}
+            }
+        }
+    };
+    current.load().shut_down_until(enough).await;
     watchdog.abort();
     tracing::info!("stopped");
     Ok(())
@@ -173,6 +195,7 @@ fn apply_changes(current: &ArcSwap<App>, reload: Option<&ConfigArgument>) {
     });
     match changed {
         Ok((app, file)) => {
+            upkeep::attend(&app);
             app.budget.start(app.config());
             current.store(app);
             tracing::info!(config = origin(file.as_deref()), "the changed config is applied");

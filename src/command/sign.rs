@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::{Args, ValueEnum};
 
-use super::{CommandError, CommandResult, ConfigArgument, bad_spec, print_json};
+use super::{CommandError, CommandResult, ConfigArgument, bad_spec, output::Lines, print_json};
 use crate::access::{Known, LinkError, Renditions, Scheme, Verifier, Wanted, parse_life};
 
 /// Prints a signed URL.
@@ -79,6 +79,7 @@ pub fn run(arguments: &Arguments) -> CommandResult {
     if arguments.json {
         return print_json(&links);
     }
-    links.urls().for_each(|url| println!("{url}"));
-    Ok(())
+    let mut lines = Lines::default();
+    links.urls().for_each(|url| lines.add(url));
+    lines.print()
 }

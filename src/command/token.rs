@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 use serde_json::json;
 
-use super::{CommandResult, ConfigArgument, print_json};
+use super::{CommandResult, ConfigArgument, print_json, print_line};
 use crate::access::{
     parse_life,
     token::{Minted, mint},
@@ -59,6 +59,5 @@ pub fn run(arguments: &Arguments) -> CommandResult {
         let expires = minted.expires(now).map_err(anyhow::Error::from)?;
         return print_json(&json!({ "token": token, "expires": expires }));
     }
-    println!("{token}");
-    Ok(())
+    print_line(token)
 }

@@ -152,8 +152,7 @@ pub enum ForwardScope {
 impl Config {
     /// What is wrong with `[auth]`, where a route uses it. Keys are looked at when they are read.
     pub(super) fn check_auth(&self, problem: &mut impl FnMut(&str, String)) {
-        let modes: Vec<AuthMode> =
-            self.effective_routes().into_values().map(|route| route.auth.unwrap_or(self.auth.mode)).collect();
+        let modes: Vec<AuthMode> = self.effective_routes().into_values().map(|route| route.auth).collect();
         if modes.contains(&AuthMode::Jwt) {
             self.check_jwt(problem);
         }
@@ -197,7 +196,7 @@ impl Config {
     }
 }
 
-fn check_url(key: &str, url: &str, problem: &mut impl FnMut(&str, String)) {
+pub(super) fn check_url(key: &str, url: &str, problem: &mut impl FnMut(&str, String)) {
     let parsed = url.parse::<hyper::Uri>().ok().filter(|_| url.bytes().all(|b| b.is_ascii_graphic()));
     let is_whole = parsed.is_some_and(|url| {
         matches!(url.scheme_str(), Some("http" | "https"))

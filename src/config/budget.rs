@@ -68,8 +68,7 @@ impl Config {
             OffloadMode::AuthRequest => self.offload.verdict_cache_seconds.max(OPEN_FILE_SECONDS),
             OffloadMode::Accel | OffloadMode::Sendfile | OffloadMode::Redirect | OffloadMode::Direct => 0,
         };
-        let routes = self.effective_routes();
-        routes.values().map(|route| of(route.offload.unwrap_or(self.offload.mode))).max().unwrap_or(0)
+        self.effective_routes().values().map(|route| of(route.offload)).max().unwrap_or(0)
     }
 
     pub(super) fn check_budget(&self, problem: &mut impl FnMut(&str, String)) {

@@ -3,32 +3,36 @@
 mod auth;
 mod bucket;
 mod budget;
+mod catalogue;
+mod check;
 mod load;
 mod page;
 mod remote;
+mod render;
+mod route;
 mod secret;
+mod store;
 mod tracing;
 mod values;
 mod wagtail;
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::Deserialize;
 
 pub use auth::{AuthConfig, AuthMode, ForwardConfig, ForwardScope, JwtConfig, TokenAlgorithm, TokenKeyConfig};
 pub use budget::{IDLE_FILE_SECONDS, OPEN_FILE_SECONDS};
+pub use catalogue::{CatalogueConfig, CatalogueKind};
 pub use load::{ConfigError, Loaded, load};
 pub use page::PageConfig;
 pub use remote::{CoordinationConfig, CoordinationKind, HttpSourceConfig, OriginalsConfig, S3Config};
+pub use render::{RenderConfig, WatermarkConfig};
+pub use route::{EffectiveRoute, RouteConfig};
 pub use secret::{Secret, read_secret_file};
+pub use store::{Existence, StoreConfig, StoreKind};
 pub use tracing::TracingConfig;
 pub use values::{Bytes, ListenAddress, Mode, Share, Span};
 pub use wagtail::WagtailVersion;
-
-use crate::{
-    model::{Animation, ImageFormat, Place},
-    spec::Quality,
-};
 
 /// The whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -71,6 +75,7 @@ pub struct Config {
     /// `[presets]`: names for filter specs.
     pub presets: BTreeMap<String, String>,
     /// `[preset_sets]`: names for lists of presets or filter specs.
+    #[serde(deserialize_with = "values::lists")]
     pub preset_sets: BTreeMap<String, Vec<String>>,
     /// `[routes.NAME]`: several views side by side; without any there is one, made from the sections above.
     pub routes: BTreeMap<String, RouteConfig>,
@@ -92,7 +97,7 @@ pub struct ServerConfig {
     pub header_timeout_seconds: f64,
     /// Connections held at once; more wait in the kernel's backlog.
     pub max_connections: usize,
-    /// After SIGTERM: how long requests in flight may take before they are cut.
+    /// After SIGTERM: how long requests in flight, and renders at work, may take before they are cut.
     pub drain_seconds: f64,
     /// What signed URLs begin with: scheme, host and port as browsers see them.
     pub public_url: String,
@@ -178,88 +183,6 @@ pub struct SigningKeyConfig {
     pub not_after: Option<String>,
 }
 
-/// `[catalogue]`: image ids to files.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CatalogueConfig {
-    /// Which backend.
-    #[serde(deserialize_with = "values::one_of")]
-    pub kind: CatalogueKind,
-    /// `sqlite`: `sqlite:///path/to/db.sqlite3`. `postgres`: `postgres://user:password@host/database?sslmode=verify-full`.
-    /// `mysql`: `mysql://user:password@host/database?ssl-mode=VERIFY_IDENTITY`, for MariaDB as well.
-    pub url: Option<Secret>,
-    /// The same, read from a file (a final line break is dropped).
-    pub url_file: Option<PathBuf>,
-    /// `manifest`: a CSV or JSON file.
-    pub file: Option<PathBuf>,
-    /// The source of rows that name none.
-    pub source: Option<String>,
-    /// Databases: a query with one parameter, the id (`$1` in Postgres, else `?`), in place of Wagtail's table. Columns by
-    /// name: `file`, and where there are any `source`, `file_hash`, `focal_point_x`, `focal_point_y`, `focal_point_width`,
-    /// `focal_point_height`.
-    pub query: Option<String>,
-    /// Databases: the rows after an id, in the order of ids, in place of Wagtail's table: for whoever walks the catalogue
-    /// (`warm --all`). One parameter, written as in `query`; the columns of `query` and `id`. A `LIMIT` bounds a page.
-    pub list_query: Option<String>,
-    /// Databases, with a query of one's own: what the editors' page searches by. One parameter, a pattern for `LIKE` with `!` as
-    /// its escape; the columns are `id`, `title` where there is one, and those of `query`.
-    pub search_query: Option<String>,
-    /// Databases: sessions held at once.
-    pub max_connections: usize,
-    /// `postgres`: a channel that tells of changed rows.
-    pub listen: Option<String>,
-    /// A row is asked for again after so long.
-    pub cache_seconds: f64,
-    /// Known rows still serve for so long when the catalogue is away.
-    pub stale_seconds: f64,
-    /// Longest time for one look-up.
-    pub timeout_seconds: f64,
-}
-
-impl Default for CatalogueConfig {
-    fn default() -> Self {
-        Self {
-            kind: CatalogueKind::None,
-            url: None,
-            url_file: None,
-            file: None,
-            source: None,
-            query: None,
-            list_query: None,
-            search_query: None,
-            max_connections: 4,
-            listen: None,
-            cache_seconds: 2.0,
-            stale_seconds: 3600.0,
-            timeout_seconds: 1.0,
-        }
-    }
-}
-
-/// A catalogue backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CatalogueKind {
-    /// No ids: URLs name a source and a path.
-    #[default]
-    None,
-    /// A CSV or JSON file.
-    Manifest,
-    /// An SQLite database, opened read-only.
-    Sqlite,
-    /// A Postgres database.
-    Postgres,
-    /// A MySQL or MariaDB database.
-    Mysql,
-}
-
-impl CatalogueKind {
-    /// Whether it is a database, with an address and a query.
-    pub fn is_database(self) -> bool {
-        matches!(self, Self::Sqlite | Self::Postgres | Self::Mysql)
-    }
-}
-
 /// `[sources.NAME]`: where originals are.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -302,108 +225,6 @@ pub enum SourceKind {
     Fs,
     /// A web site.
     Http,
-    /// A bucket in an S3-compatible object store.
-    S3,
-}
-
-/// `[store]`: where renditions are kept.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct StoreConfig {
-    /// Which backend.
-    #[serde(deserialize_with = "values::one_of")]
-    pub kind: StoreKind,
-    /// `fs`: the folder that nginx streams from; there is no default.
-    pub root: PathBuf,
-    /// `s3`: the bucket.
-    pub s3: Option<S3Config>,
-    /// Permission bits of stored files; nginx must be able to read them.
-    pub file_mode: Mode,
-    /// Permission bits of the folders; nginx must be able to enter them.
-    pub dir_mode: Mode,
-    /// How sure sendimage makes that a rendition is there before it hands it over. Whatever it believes, nginx finds out,
-    /// and asks again.
-    #[serde(deserialize_with = "values::one_of")]
-    pub existence: Existence,
-    /// `existence = "remember"`: for how long a rendition that was there counts as there.
-    pub remember_seconds: f64,
-    /// `gc` leaves what is out of date alone for so long: nginx, or a client that was redirected, may still be asking for it.
-    pub gc_grace_seconds: f64,
-    /// The same by preset: these are looked for in their own way. A filter spec that is spelled out as the preset's counts as it.
-    #[serde(deserialize_with = "values::one_of_each")]
-    pub existence_by_preset: BTreeMap<String, Existence>,
-    /// Bytes that renditions may take.
-    pub max_bytes: Option<Bytes>,
-    /// How many renditions there may be.
-    pub max_files: Option<u64>,
-    /// Bytes, or a percentage, of the file system to keep free.
-    pub min_free: Share,
-    /// Inodes, or a percentage, of the file system to keep free.
-    pub min_free_inodes: Share,
-    /// Renditions that nobody has asked for in so long go.
-    pub max_idle: Span,
-    /// A rendition that was made or asked for less than so long ago never goes.
-    pub eviction_grace_seconds: f64,
-    /// Preset sets whose renditions never go.
-    #[serde(deserialize_with = "values::list")]
-    pub pinned: Vec<String>,
-    /// The file that sizes and last uses are kept in: on a local disk, shared by the gates of one host.
-    pub index: Option<PathBuf>,
-}
-
-impl Default for StoreConfig {
-    fn default() -> Self {
-        Self {
-            kind: StoreKind::Fs,
-            root: PathBuf::new(),
-            s3: None,
-            file_mode: Mode(0o644),
-            dir_mode: Mode(0o755),
-            existence: Existence::Check,
-            remember_seconds: 60.0,
-            existence_by_preset: BTreeMap::new(),
-            gc_grace_seconds: 3600.0,
-            max_bytes: None,
-            max_files: None,
-            min_free: Share::default(),
-            min_free_inodes: Share::default(),
-            max_idle: Span(0),
-            eviction_grace_seconds: 300.0,
-            pinned: Vec::new(),
-            index: None,
-        }
-    }
-}
-
-/// How sure sendimage makes that a rendition exists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Existence {
-    /// Look every time.
-    Check,
-    /// Look once in `remember_seconds`.
-    Remember,
-    /// Look once in a process's life.
-    Assume,
-}
-
-impl StoreConfig {
-    /// For how long a rendition that was there counts as there.
-    pub fn trust(&self, existence: Existence) -> Duration {
-        match existence {
-            Existence::Check => Duration::ZERO,
-            Existence::Remember => Duration::from_secs_f64(self.remember_seconds),
-            Existence::Assume => Duration::MAX,
-        }
-    }
-}
-
-/// A store backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum StoreKind {
-    /// A folder.
-    Fs,
     /// A bucket in an S3-compatible object store.
     S3,
 }
@@ -471,135 +292,6 @@ impl OffloadMode {
     }
 }
 
-/// `[render]`: the workers and their bounds.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RenderConfig {
-    /// Worker processes; 0 means one for each core.
-    pub workers: usize,
-    /// Jobs that may wait for a worker; the next one is answered 503.
-    pub queue_depth: usize,
-    /// Bytes that all renders together may hold.
-    pub memory_budget: Bytes,
-    /// From the request to the rendition, waiting included.
-    pub deadline_seconds: f64,
-    /// Largest source file.
-    pub max_source_bytes: Bytes,
-    /// Largest source: width x height x frames.
-    pub max_source_pixels: u64,
-    /// Longest side of a source.
-    pub max_source_side: u32,
-    /// Largest rendition: width x height.
-    pub max_output_pixels: u64,
-    /// JPEG sources of up to so many pixels are always decoded in full.
-    pub full_decode_pixels: u64,
-    /// Whose defaults the next five have: those of this Wagtail release.
-    pub wagtail_version: WagtailVersion,
-    /// 76 in Wagtail 8; 85 before 7.3.
-    pub jpeg_quality: Option<Quality>,
-    /// Wagtail writes progressive: smaller by a few percent, slower to make.
-    pub jpeg_progressive: bool,
-    /// 80 in Wagtail 8.
-    pub webp_quality: Option<Quality>,
-    /// 61 in Wagtail 8; 80 before 7.3.
-    pub avif_quality: Option<Quality>,
-    /// The format of a spec without `format-`, by the source's: as Wagtail's `WAGTAILIMAGES_FORMAT_CONVERSIONS`, these are
-    /// added to the release's own.
-    pub format_conversions: BTreeMap<ImageFormat, ImageFormat>,
-    /// Whether animations stay animated where the format can be; a Wagtail without Wand takes the first frame.
-    #[serde(deserialize_with = "values::one_of")]
-    pub animation: Animation,
-    /// Jobs after which a worker is replaced by a fresh one.
-    pub recycle_after_jobs: u32,
-}
-
-impl Default for RenderConfig {
-    fn default() -> Self {
-        Self {
-            workers: 0,
-            queue_depth: 64,
-            memory_budget: Bytes(512 << 20),
-            deadline_seconds: 20.0,
-            max_source_bytes: Bytes(64 << 20),
-            max_source_pixels: 100_000_000,
-            max_source_side: 65_535,
-            max_output_pixels: 40_000_000,
-            full_decode_pixels: 2_000_000,
-            wagtail_version: WagtailVersion::LATEST,
-            jpeg_quality: None,
-            jpeg_progressive: false,
-            webp_quality: None,
-            avif_quality: None,
-            format_conversions: BTreeMap::new(),
-            animation: Animation::Keep,
-            recycle_after_jobs: 1000,
-        }
-    }
-}
-
-/// A release's quality; its constants are in range.
-fn quality(value: u8) -> Quality {
-    Quality::try_from(value).unwrap_or_else(|_| unreachable!("a default quality is at most 100"))
-}
-
-impl RenderConfig {
-    /// The JPEG quality of a spec that names none.
-    pub fn effective_jpeg_quality(&self) -> Quality {
-        self.jpeg_quality.unwrap_or_else(|| quality(self.wagtail_version.jpeg_quality()))
-    }
-
-    /// The WebP quality of a spec that names none.
-    pub fn effective_webp_quality(&self) -> Quality {
-        self.webp_quality.unwrap_or_else(|| quality(self.wagtail_version.webp_quality()))
-    }
-
-    /// The AVIF quality of a spec that names none.
-    pub fn effective_avif_quality(&self) -> Quality {
-        self.avif_quality.unwrap_or_else(|| quality(self.wagtail_version.avif_quality()))
-    }
-
-    /// The format of a spec without `format-`, by the source's.
-    pub fn effective_conversions(&self) -> BTreeMap<ImageFormat, ImageFormat> {
-        let mut conversions = self.wagtail_version.conversions();
-        conversions.extend(&self.format_conversions);
-        conversions
-    }
-}
-
-/// `[watermarks.NAME]`: a picture laid on top of renditions.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct WatermarkConfig {
-    /// A picture in any format that is read, best a PNG with transparency.
-    pub file: PathBuf,
-    /// One of nine: `top-left`, `top` ... `bottom-right`.
-    #[serde(default)]
-    pub place: Place,
-    /// How much of it is seen, 0 to 100.
-    #[serde(default = "WatermarkConfig::opacity")]
-    pub opacity_percent: u8,
-    /// Its width as a share of the rendition's, 1 to 100.
-    #[serde(default = "WatermarkConfig::width")]
-    pub width_percent: u8,
-    /// Its distance from the edges as a share of the rendition's shorter side, 0 to 49.
-    #[serde(default = "WatermarkConfig::margin")]
-    pub margin_percent: u8,
-}
-
-impl WatermarkConfig {
-    fn opacity() -> u8 {
-        60
-    }
-
-    fn width() -> u8 {
-        25
-    }
-
-    fn margin() -> u8 {
-        3
-    }
-}
-
 /// `[cache]`: what browsers may keep.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -645,6 +337,16 @@ pub struct OpsConfig {
     pub token: Option<Secret>,
     /// The same, read from a file (a final line break is dropped).
     pub token_file: Option<PathBuf>,
+}
+
+impl OpsConfig {
+    /// The token, given either way, if there is one.
+    ///
+    /// # Errors
+    /// See [`Secret::given`].
+    pub fn secret(&self) -> std::io::Result<Option<Secret>> {
+        Secret::given(self.token.as_ref(), self.token_file.as_deref())
+    }
 }
 
 /// `[log]`: what is written to standard error.
@@ -695,26 +397,4 @@ pub enum LogLevel {
     Info,
     Debug,
     Trace,
-}
-
-/// `[routes.NAME]`: one view with its own keys and manners.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RouteConfig {
-    /// First part of its URLs, with a slash at both ends.
-    pub prefix: String,
-    /// Ids of the native keys that it takes; all where absent.
-    pub keys: Option<Vec<String>>,
-    /// The Wagtail keys that it takes; those of `[signing]` where absent.
-    pub wagtail_keys: Option<Vec<Secret>>,
-    /// As `auth.mode`.
-    #[serde(default, deserialize_with = "values::one_of_these")]
-    pub auth: Option<AuthMode>,
-    /// As `offload.mode`.
-    #[serde(default, deserialize_with = "values::one_of_these")]
-    pub offload: Option<OffloadMode>,
-    /// As `signing.presets_only`.
-    pub presets_only: Option<bool>,
-    /// As `cache.max_age_seconds`.
-    pub max_age_seconds: Option<u64>,
 }

@@ -158,20 +158,13 @@ impl Default for S3Config {
 }
 
 impl S3Config {
-    /// The key that requests are signed with.
+    /// The key that requests are signed with, given either way.
     ///
     /// # Errors
-    /// The system's, for the file that it is in.
+    /// See [`Secret::given`].
     pub fn secret(&self) -> std::io::Result<Secret> {
-        match (&self.secret_access_key, &self.secret_access_key_file) {
-            (Some(secret), _) => Ok(secret.clone()),
-            (None, Some(file)) => {
-                let text = std::fs::read_to_string(file)?;
-                let text = text.strip_suffix('\n').unwrap_or(&text);
-                Ok(Secret::new(text.strip_suffix('\r').unwrap_or(text).to_owned()))
-            }
-            (None, None) => Ok(Secret::new(String::new())),
-        }
+        let given = Secret::given(self.secret_access_key.as_ref(), self.secret_access_key_file.as_deref())?;
+        Ok(given.unwrap_or_else(|| Secret::new(String::new())))
     }
 
     /// Whether the store is asked by TLS.

@@ -104,7 +104,7 @@ impl<'de> Deserialize<'de> for Span {
 /// What a file may have as a number, and the environment has as a text.
 fn number_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     #[derive(Deserialize)]
-    #[serde(untagged)]
+    #[serde(untagged, expecting = "neither a whole number nor a text")]
     enum Spelling {
         Number(u64),
         Text(String),
@@ -197,22 +197,50 @@ impl<'de> Deserialize<'de> for ListenAddress {
 }
 
 /// A list. In a file it is an array; in the environment, where all values are text, it is a JSON array.
-pub fn list<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Vec<T>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Spelling {
-        Json(String),
-        Array(Vec<serde_json::Value>),
-    }
-    let array = match Spelling::deserialize(deserializer)? {
-        Spelling::Array(array) => serde_json::Value::Array(array),
-        Spelling::Json(text) => serde_json::from_str(&text)
-            .map_err(|_| D::Error::custom("a list in the environment is written as a JSON array"))?,
+pub(super) fn list<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    entries(ListSpelling::deserialize(deserializer)?)
+}
+
+/// As [`list`], where the key may be absent.
+pub(super) fn optional_list<'de, D, T>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    list(deserializer).map(Some)
+}
+
+/// Lists by name, each read as [`list`] reads it.
+pub(super) fn lists<'de, D, T>(deserializer: D) -> Result<BTreeMap<String, Vec<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    let spelled: BTreeMap<String, ListSpelling> = BTreeMap::deserialize(deserializer)?;
+    spelled.into_iter().map(|(name, list)| Ok((name, entries(list)?))).collect()
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "not a list")]
+enum ListSpelling {
+    Json(String),
+    Array(Vec<serde_json::Value>),
+}
+
+/// The entries of a list. No message shows any of them: lists hold secrets.
+fn entries<T: DeserializeOwned, E: serde::de::Error>(list: ListSpelling) -> Result<Vec<T>, E> {
+    let array = match list {
+        ListSpelling::Array(array) => serde_json::Value::Array(array),
+        ListSpelling::Json(text) => serde_json::from_str(&text)
+            .map_err(|_| E::custom("a list in the environment is written as a JSON array"))?,
     };
-    // The value itself stays out of the message: lists hold secrets.
     serde_json::from_value(array).map_err(|error| match error.classify() {
-        serde_json::error::Category::Data => D::Error::custom(scrubbed(&error)),
-        _ => D::Error::custom("not a list"),
+        serde_json::error::Category::Data => E::custom(scrubbed(&error)),
+        _ => E::custom("not a list"),
     })
 }
 

@@ -86,7 +86,8 @@ pub fn coordinator(
 
 /// The URL, which may hold a password.
 fn url(config: &CoordinationConfig) -> Result<Secret, Away> {
-    let given = Secret::given(config.url.as_ref(), config.url_file.as_deref()).map_err(Away::new)?;
+    let given = Secret::given(config.url.as_ref(), config.url_file.as_deref())
+        .map_err(|error| Away(format!("coordination.url: {error}")))?;
     given.ok_or_else(|| Away("coordination.url is not set".into()))
 }
 

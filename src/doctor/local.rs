@@ -67,8 +67,7 @@ fn sqlite_file(config: &CatalogueConfig) -> Option<PathBuf> {
 /// Whether the nginx at `server.public_url`'s port, if it is on this machine, may enter the store's folder.
 pub fn store(config: &Config) -> Option<Finding> {
     let opens_files = |mode| matches!(mode, OffloadMode::Accel | OffloadMode::AuthRequest | OffloadMode::Redirect);
-    let routes = config.effective_routes();
-    let is_read = routes.values().any(|route| opens_files(route.offload.unwrap_or(config.offload.mode)));
+    let is_read = config.effective_routes().values().any(|route| opens_files(route.offload));
     if config.store.kind != StoreKind::Fs || !is_read {
         return None;
     }

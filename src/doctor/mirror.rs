@@ -45,8 +45,8 @@ pub fn digest(config: &Config) -> String {
     for (name, route) in config.effective_routes() {
         feed(&name);
         feed(&route.prefix);
-        feed(route.offload.unwrap_or(config.offload.mode).name());
-        feed(&format!("{:?}", route.auth.unwrap_or(config.auth.mode)));
+        feed(route.offload.name());
+        feed(&format!("{:?}", route.auth));
     }
     for (name, value) in config.headers.said() {
         feed(name);

@@ -64,8 +64,7 @@ pub async fn examine(config: &Config, asked: &Asked) -> Result<Vec<Finding>, Str
     let mut findings = Vec::new();
     for route in verifier.table().routes() {
         let nonce = Nonce::fresh().map_err(|error| error.to_string())?;
-        let section = config.effective_routes().remove(&*route.name);
-        let mode = section.and_then(|route| route.offload).unwrap_or(config.offload.mode);
+        let mode = config.effective_routes().get(&*route.name).map_or(config.offload.mode, |route| route.offload);
         let spec = spec_for(config, route);
         let signer = Signer { verifier: &verifier, route, spec };
         let look = Look { config, public: &public, front: &front, route, mode, signer, nonce };

@@ -7,11 +7,11 @@
 use std::fmt::Write as _;
 
 use super::{
-    AGAIN, MEDIA_TYPES, ProxyConfError, ProxyOptions, PublicRoute, WebServer, absolute, any_auth, client_header,
-    idle_connections, idle_seconds, kept_back, listen_on, plain, public_address, published, push_block, quoted_headers,
-    read_seconds, refused, routes, text_of, upstreams, without,
+    AGAIN, MEDIA_TYPES, ProxyConfError, ProxyOptions, WebServer, absolute, any_auth, client_header, idle_connections,
+    idle_seconds, kept_back, listen_on, plain, public_address, published, push_block, quoted_headers, read_seconds,
+    refused, routes, text_of, upstreams, without,
 };
-use crate::config::{Config, ListenAddress, OffloadMode};
+use crate::config::{Config, EffectiveRoute, ListenAddress, OffloadMode};
 
 const SERVER: WebServer = WebServer::Apache;
 
@@ -34,7 +34,7 @@ struct Site<'a> {
     store_root: String,
     /// URLs of the gates, without a slash at the end.
     upstreams: Vec<String>,
-    routes: Vec<PublicRoute>,
+    routes: Vec<EffectiveRoute>,
     published: Option<String>,
     /// Name and quoted value.
     headers: Vec<(&'static str, String)>,
@@ -48,7 +48,7 @@ impl<'a> Site<'a> {
         // A later section overrides an earlier one, and the longest prefix decides.
         routes.sort_by_key(|route| route.prefix.len());
         let root = absolute(SERVER, "store.root", &config.store.root)?;
-        if root.contains('%') && routes.iter().any(|route| route.mode == OffloadMode::Sendfile) {
+        if root.contains('%') && routes.iter().any(|route| route.offload == OffloadMode::Sendfile) {
             // mod_xsendfile 0.12 takes a path as it is; later builds decode it.
             return Err(refused("store.root", "holds a '%', which not every mod_xsendfile reads alike"));
         }
@@ -116,7 +116,7 @@ Define SENDIMAGE_MODULES /usr/lib/apache2/modules
     }
 
     fn has(&self, mode: OffloadMode) -> bool {
-        self.routes.iter().any(|route| route.mode == mode)
+        self.routes.iter().any(|route| route.offload == mode)
     }
 
     fn virtual_host(&self) -> String {
@@ -152,7 +152,7 @@ Define SENDIMAGE_MODULES /usr/lib/apache2/modules
             );
         }
         text.push_str("    # An image is asked for without a body, and the proxy would begin to send one on.\n");
-        for PublicRoute { prefix, .. } in &self.routes {
+        for EffectiveRoute { prefix, .. } in &self.routes {
             let _ = write!(
                 text,
                 "    RewriteCond %{{HTTP:Content-Length}} [1-9] [OR]
@@ -207,8 +207,8 @@ Define SENDIMAGE_MODULES /usr/lib/apache2/modules
     }
 
     /// Where browsers come in. Comments appear in the first of these only.
-    fn public_location(&self, text: &mut String, route: &PublicRoute, first: bool) {
-        let PublicRoute { prefix, mode, auth } = route;
+    fn public_location(&self, text: &mut String, route: &EffectiveRoute, first: bool) {
+        let EffectiveRoute { prefix, offload: mode, auth, .. } = route;
         let sends = *mode == OffloadMode::Sendfile;
         let hands_over = match mode {
             OffloadMode::Redirect => "the browser is sent to the file",

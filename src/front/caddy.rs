@@ -6,11 +6,11 @@
 use std::fmt::Write as _;
 
 use super::{
-    AGAIN, ProxyConfError, ProxyOptions, PublicRoute, WebServer, absolute, client_header, idle_connections,
-    idle_seconds, kept_back, listen_on, plain, published, push_block, quoted_headers, read_seconds, refused, routes,
-    text_of, upstreams, without,
+    AGAIN, ProxyConfError, ProxyOptions, WebServer, absolute, client_header, idle_connections, idle_seconds, kept_back,
+    listen_on, plain, published, push_block, quoted_headers, read_seconds, refused, routes, text_of, upstreams,
+    without,
 };
-use crate::config::{AuthMode, Config, ListenAddress, OffloadMode};
+use crate::config::{AuthMode, Config, EffectiveRoute, ListenAddress, OffloadMode};
 
 const SERVER: WebServer = WebServer::Caddy;
 
@@ -34,7 +34,7 @@ struct Site<'a> {
     upstreams: String,
     several: bool,
     /// Longest prefix first.
-    routes: Vec<PublicRoute>,
+    routes: Vec<EffectiveRoute>,
     published: Option<String>,
     /// Name and quoted value.
     headers: Vec<(&'static str, String)>,
@@ -100,7 +100,7 @@ impl<'a> Site<'a> {
     /// The site block.
     fn block(&self) -> String {
         let mut text = String::new();
-        let accel = self.routes.iter().any(|route| route.mode == OffloadMode::Accel);
+        let accel = self.routes.iter().any(|route| route.offload == OffloadMode::Accel);
         if accel {
             self.snippets(&mut text);
         }
@@ -203,8 +203,8 @@ impl<'a> Site<'a> {
     }
 
     /// Where browsers come in. Comments appear in the first of these only.
-    fn public_block(&self, text: &mut String, route: &PublicRoute, first: bool) {
-        let PublicRoute { prefix, mode, auth } = route;
+    fn public_block(&self, text: &mut String, route: &EffectiveRoute, first: bool) {
+        let EffectiveRoute { prefix, offload: mode, auth, .. } = route;
         let hands_over = match mode {
             OffloadMode::Redirect => "the browser is sent to the file",
             OffloadMode::Direct => "sendimage sends the bytes itself",

@@ -7,11 +7,10 @@
 use std::fmt::Write as _;
 
 use super::{
-    MEDIA_TYPES, ProxyConfError, ProxyOptions, PublicRoute, WebServer, absolute, client_header, kept_back, listen_on,
-    plain, public_address, published, push_block, quoted_headers, read_seconds, refused, routes, text_of, upstreams,
-    without,
+    MEDIA_TYPES, ProxyConfError, ProxyOptions, WebServer, absolute, client_header, kept_back, listen_on, plain,
+    public_address, published, push_block, quoted_headers, read_seconds, refused, routes, text_of, upstreams, without,
 };
-use crate::config::{Config, ListenAddress, OffloadMode};
+use crate::config::{Config, EffectiveRoute, ListenAddress, OffloadMode};
 
 const SERVER: WebServer = WebServer::Lighttpd;
 
@@ -34,7 +33,7 @@ struct Site<'a> {
     store_root: String,
     /// The inside of a host in `proxy.server`.
     upstreams: Vec<String>,
-    routes: Vec<PublicRoute>,
+    routes: Vec<EffectiveRoute>,
     published: Option<String>,
     /// Name and quoted value.
     headers: Vec<(&'static str, String)>,
@@ -136,8 +135,8 @@ server.upload-dirs = ( {uploads} )
     }
 
     /// Where browsers come in. Comments appear in the first of these only.
-    fn public_block(&self, text: &mut String, route: &PublicRoute, first: bool) {
-        let PublicRoute { prefix, mode, auth } = route;
+    fn public_block(&self, text: &mut String, route: &EffectiveRoute, first: bool) {
+        let EffectiveRoute { prefix, offload: mode, auth, .. } = route;
         let sends = *mode == OffloadMode::Sendfile;
         let hands_over = match mode {
             OffloadMode::Redirect => "the browser is sent to the file",

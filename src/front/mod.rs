@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::config::{AuthMode, Config, ListenAddress, OffloadMode, RouteConfig, StoreConfig, StoreKind};
+use crate::config::{AuthMode, Config, EffectiveRoute, ListenAddress, OffloadMode, StoreConfig, StoreKind};
 
 /// A web server that a config can be printed for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -101,11 +101,9 @@ pub fn proxy_conf(server: WebServer, config: &Config, options: &ProxyOptions) ->
 /// Refuses a mode that the server does not know.
 fn check_modes(server: WebServer, config: &Config) -> Result<(), ProxyConfError> {
     for (name, route) in config.effective_routes() {
-        let key = match route.offload {
-            Some(_) => format!("routes.{name}.offload"),
-            None => "offload.mode".to_owned(),
-        };
-        if let Some(instead) = server.instead_of(route.offload.unwrap_or(config.offload.mode)) {
+        if let Some(instead) = server.instead_of(route.offload) {
+            let is_its_own = config.routes.get(&name).is_some_and(|route| route.offload.is_some());
+            let key = if is_its_own { format!("routes.{name}.offload") } else { "offload.mode".to_owned() };
             return Err(refused(&key, instead));
         }
     }
@@ -114,7 +112,7 @@ fn check_modes(server: WebServer, config: &Config) -> Result<(), ProxyConfError>
 
 /// Refuses to fetch from an object store by a server other than nginx.
 fn check_store(server: WebServer, config: &Config) -> Result<(), ProxyConfError> {
-    let fetches = routes(config).iter().any(|route| route.mode == OffloadMode::Accel);
+    let fetches = routes(config).iter().any(|route| route.offload == OffloadMode::Accel);
     match config.store.kind {
         StoreKind::S3 if fetches && server != WebServer::Nginx => {
             let message =
@@ -125,26 +123,14 @@ fn check_store(server: WebServer, config: &Config) -> Result<(), ProxyConfError>
     }
 }
 
-/// A public location.
-struct PublicRoute {
-    prefix: String,
-    mode: OffloadMode,
-    auth: AuthMode,
-}
-
 /// The public locations.
-fn routes(config: &Config) -> Vec<PublicRoute> {
-    let public = |route: RouteConfig| PublicRoute {
-        prefix: route.prefix,
-        mode: route.offload.unwrap_or(config.offload.mode),
-        auth: route.auth.unwrap_or(config.auth.mode),
-    };
-    config.effective_routes().into_values().map(public).collect()
+fn routes(config: &Config) -> Vec<EffectiveRoute> {
+    config.effective_routes().into_values().collect()
 }
 
 /// The path below which redirected browsers fetch the files, where it is ours to publish.
-fn published(config: &Config, routes: &[PublicRoute]) -> Result<Option<String>, ProxyConfError> {
-    let redirects = routes.iter().any(|route| route.mode == OffloadMode::Redirect);
+fn published(config: &Config, routes: &[EffectiveRoute]) -> Result<Option<String>, ProxyConfError> {
+    let redirects = routes.iter().any(|route| route.offload == OffloadMode::Redirect);
     match config.offload.redirect_url.as_str() {
         path if redirects && path.starts_with('/') => {
             if routes.iter().any(|route| route.prefix == path) {
@@ -206,7 +192,7 @@ fn kept_back(auth: AuthMode) -> &'static [&'static str] {
 }
 
 /// What a location that serves every route has to pass on.
-fn any_auth(routes: &[PublicRoute]) -> AuthMode {
+fn any_auth(routes: &[EffectiveRoute]) -> AuthMode {
     routes.iter().map(|route| route.auth).find(|auth| *auth != AuthMode::Off).unwrap_or_default()
 }
 

@@ -168,7 +168,8 @@ fn failed(error: StoreError) -> RequestError {
 fn mirrored(app: &App, verified: &VerifiedRequest<'_>, came: &Came<'_>) -> Response<Body> {
     let config = app.config();
     let text = |name: &str| came.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let route = config.effective_routes().remove(&*verified.route().name);
+    let routes = config.effective_routes();
+    let mode = routes.get(&*verified.route().name).map_or(config.offload.mode, |route| route.offload);
     let seen = Mirror {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         unix_seconds: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs(),
@@ -180,7 +181,7 @@ fn mirrored(app: &App, verified: &VerifiedRequest<'_>, came: &Came<'_>) -> Respo
         has_authorization: came.headers.contains_key(AUTHORIZATION),
         believes_client: app.client_address_header().is_some(),
         client: app.client_address_header().and_then(text),
-        mode: route.and_then(|route| route.offload).unwrap_or(config.offload.mode).name().to_owned(),
+        mode: mode.name().to_owned(),
         terms: digest(config),
     };
     let body = serde_json::to_vec(&seen).unwrap_or_default();

@@ -1,11 +1,12 @@
-//! The orientation from an EXIF block, and nothing else of it.
+//! The first directory of an EXIF block: the orientation that it names, and whether a tag is in it. Nothing else of it is read.
 //!
-//! The first directory is read, of the first 64 KiB, each entry once: there is no offset to follow and so no loop to be
-//! caught in.
+//! Each entry is looked at once, and there are 65,535 at most: no other offset is followed, so there is no loop to be caught in.
+//! The orientation is looked for in the first 64 KiB.
 
 use crate::model::Orientation;
 
-const MAX_BYTES: usize = 64 << 10;
+/// The longest block that a JPEG can have: one segment.
+pub const MAX_BYTES: usize = 64 << 10;
 /// CIPA DC-008 (EXIF 2.32), 4.6.4 A.
 const ORIENTATION_TAG: u16 = 0x0112;
 /// What a JPEG's block begins with.
@@ -25,7 +26,7 @@ pub fn orientation(block: &[u8]) -> Orientation {
     first_directory(tiff).map(Orientation::from_exif).unwrap_or_default()
 }
 
-/// Whether an EXIF block, or a TIFF file, says where the picture was taken.
+/// Whether an EXIF block, or a TIFF file, of any length, says where the picture was taken.
 pub fn has_gps(block: &[u8]) -> bool {
     has_tag(block, GPS_TAG)
 }

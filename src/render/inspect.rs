@@ -26,6 +26,8 @@ use crate::model::{ImageFormat, SourceFacts};
 const MAX_NAME_CHARS: usize = 100;
 /// ISO BMFF files have their boxes in front, but for the data.
 const BOXES_BYTES: usize = 1 << 20;
+/// Places in them that may be the beginning of an EXIF block.
+const BOXES_EXIF: usize = 16;
 
 /// How colours are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -255,12 +257,12 @@ fn in_boxes(source: &[u8]) -> Told {
     let exif = front.windows(8).any(|window| window.starts_with(b"Exif\0"))
         && front.windows(4).any(|window| window == b"infe");
     let xmp = find(front, b"application/rdf+xml");
-    let gps = exif
-        && source
-            .windows(4)
-            .enumerate()
-            .filter(|(_, head)| *head == b"II*\0" || *head == b"MM\0*")
-            .any(|(at, _)| exif::has_gps(&source[at..]));
+    // Anything may look like such a structure's beginning, in a file that was made for it all of it: the first few are looked into,
+    // each for as long as the structure itself may be.
+    let begins = |head: &[u8]| head == b"II*\0" || head == b"MM\0*";
+    let places = source.windows(4).enumerate().filter(|(_, head)| begins(head)).take(BOXES_EXIF);
+    let mut blocks = places.map(|(at, _)| &source[at..source.len().min(at + exif::MAX_BYTES)]);
+    let gps = exif && blocks.any(exif::has_gps);
     Told { exif, xmp, gps: gps || (xmp && names_place(source)), ..Told::default() }
 }
 
@@ -329,6 +331,17 @@ mod tests {
         let mut webp = WebP::from_bytes(vector("lossy.webp").into()).unwrap();
         webp.set_exif(Some(Bytes::from_static(GPS)));
         assert!(inspected(&webp.encoder().bytes()).unwrap().metadata.gps);
+    }
+
+    #[test]
+    fn a_file_full_of_beginnings_is_looked_through_at_once() {
+        const GPS: &[u8] = b"MM\0*\0\0\0\x08\0\x01\x88\x25\0\x04\0\0\0\x01\0\0\0\x1a\0\0\0\0";
+        const FRONT: &[u8] = b"\0\0\0\x15infe\x02\0\0\0\0\x01\0\0Exif\0\0\0\0";
+        let exif = Told { exif: true, ..Told::default() };
+        assert_eq!(in_boxes(&[FRONT, b"pixels", GPS].concat()), Told { gps: true, ..exif });
+        let began = std::time::Instant::now();
+        assert_eq!(in_boxes(&[FRONT, &b"II*\0".repeat(2 << 20)].concat()), exif);
+        assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
     }
 
     #[test]

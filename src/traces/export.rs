@@ -47,9 +47,6 @@ pub enum ExportError {
     /// The endpoint cannot be used.
     #[error("tracing.endpoint: {0}")]
     Endpoint(String),
-    /// The share is none.
-    #[error("tracing.sample_percent must be between 0 and 100")]
-    Sample,
 }
 
 /// Traces are sent while this is kept.
@@ -72,9 +69,6 @@ where
     S: Subscriber + for<'span> LookupSpan<'span>,
 {
     let Some(endpoint) = &config.endpoint else { return Ok(None) };
-    if !(0.0..=100.0).contains(&config.sample_percent) {
-        return Err(ExportError::Sample);
-    }
     let bad = |says: String| ExportError::Endpoint(says);
     let exporter = SpanExporter::builder()
         .with_http()

@@ -15,7 +15,7 @@ mod warm;
 pub use budget::enforce_budget;
 pub use folder::{Folder, Told, WatchError};
 pub use gc::{Collected, Damaged, GcOptions, Progress, Reason, Tally, gc};
-pub use news::heed;
+pub use news::attend;
 pub use original::Original;
 pub use purge::{PurgeError, Purged, Scope, purge, purge_all_of};
 pub use seen::Seen;

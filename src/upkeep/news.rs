@@ -1,13 +1,22 @@
 //! What other gates tell: what they have made, and what they have taken away.
 
-use std::{collections::HashSet, sync::Weak};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Weak},
+};
 
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use crate::{app::App, coordination::Event};
 
-/// Heeds what other gates tell, for as long as there is an app to tell it to.
-pub async fn heed(app: Weak<App>, mut news: Receiver<Event>) {
+/// Has an app heed what other gates tell, where they can, for as long as it is there.
+pub fn attend(app: &Arc<App>) {
+    if let Some(news) = app.renditions.coordination().news() {
+        tokio::spawn(heed(Arc::downgrade(app), news));
+    }
+}
+
+async fn heed(app: Weak<App>, mut news: Receiver<Event>) {
     loop {
         let event = match news.recv().await {
             Ok(event) => event,

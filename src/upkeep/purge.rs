@@ -10,6 +10,7 @@ use crate::{
     access::{ImageRef, Subject},
     app::App,
     catalogue::CatalogueError,
+    config::Config,
     coordination::Event,
     model::{ImageId, SourceKey, SourceRef},
     store::{Depth, Removed, RenditionFile, StoreError, Walked},
@@ -41,6 +42,25 @@ pub enum Scope {
     Preset(String),
     /// Everything.
     All,
+}
+
+impl Scope {
+    /// Sees whether it can be meant: a slip of the pen must not look like a purge that found nothing.
+    ///
+    /// # Errors
+    /// Which of them is wrong, and a sentence.
+    pub fn check(&self, config: &Config) -> Result<(), (&'static str, String)> {
+        match self {
+            Self::Preset(name) if !config.presets.contains_key(name) => {
+                Err(("preset", format!("there is no preset {name:?}")))
+            }
+            Self::Prefix(prefix) if !prefix.contains('/') => {
+                Err(("prefix", "is source/path, or the beginning of one: at least source/".into()))
+            }
+            Self::Source(name) if name.is_empty() => Err(("source", "is empty".into())),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Source images whose renditions are removed at a time, so that memory does not grow with the store.

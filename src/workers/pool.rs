@@ -104,6 +104,16 @@ impl<'a> Files<'a> {
     }
 }
 
+/// A file that a worker may be given.
+struct Admitted {
+    /// A descriptor to pass on.
+    source: OwnedFd,
+    /// What file it is.
+    origin: FileId,
+    /// Its length.
+    bytes: u64,
+}
+
 /// What the pool is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolStats {
@@ -181,10 +191,8 @@ impl Pool {
         let program = Program::open(&config.program)
             .map_err(|source| StartError::Program { path: config.program.clone(), source })?;
         let launcher = Launcher::start(program, config.memory_budget).map_err(StartError::Worker)?;
-        let mut workers = Vec::with_capacity(config.workers);
-        for _ in 0..config.workers {
-            workers.push(launcher.launch().await.map_err(StartError::Worker)?);
-        }
+        let launched = futures_util::future::try_join_all((0..config.workers).map(|_| launcher.launch())).await;
+        let workers = launched.map_err(StartError::Worker)?;
         let report = workers.first().and_then(WorkerProcess::sandbox).cloned();
         let sandbox = report.ok_or_else(|| StartError::Worker(io::Error::other("no worker reported its sandbox")))?;
         let shared = Arc::new(Shared {
@@ -205,23 +213,14 @@ impl Pool {
     /// # Errors
     /// See [`JobError`].
     pub async fn probe(&self, source: &File, deadline: Instant) -> Result<SourceFacts, JobError> {
-        let (source, origin, length) = self.admit(source)?;
-        let work = Work {
-            task: Task::Probe,
-            source,
-            output: None,
-            mark: None,
-            max_source_bytes: self.shared.config.max_source_bytes,
-            memory_bytes: length + PROBE_BYTES,
-            deadline,
-            origin,
-            decode: None,
-            cost: PROBE_COST,
-        };
-        match self.shared.admission.enter(Lane::Cheap, work)?.answer(pending()).await? {
-            Answer::Probed(facts) => Ok(facts),
-            _ => Err(JobError::Lost), // its keeper lets nothing else pass
-        }
+        let admitted = self.admit(source)?;
+        let memory_bytes = admitted.bytes + PROBE_BYTES;
+        let work = self.work(admitted, Task::Probe, memory_bytes, PROBE_COST, deadline);
+        self.run(Lane::Cheap, work, pending(), |answer| match answer {
+            Answer::Probed(facts) => Some(facts),
+            _ => None,
+        })
+        .await
     }
 
     /// Looks for something in a source image's pixels: a rectangle within the upright picture.
@@ -235,25 +234,15 @@ impl Pool {
         look: Look,
         deadline: Instant,
     ) -> Result<PixelRect, JobError> {
-        let (source, origin, length) = self.admit(source)?;
+        let admitted = self.admit(source)?;
         let plan = Plan::to_look(facts, look);
-        let lane = Lane::of(&plan);
-        let work = Work {
-            memory_bytes: plan.peak_bytes(length),
-            origin,
-            decode: None,
-            cost: cost(&plan),
-            task: Task::Look { plan, look },
-            source,
-            output: None,
-            mark: None,
-            max_source_bytes: self.shared.config.max_source_bytes,
-            deadline,
-        };
-        match self.shared.admission.enter(lane, work)?.answer(pending()).await? {
-            Answer::Looked(found) => Ok(found),
-            _ => Err(JobError::Lost), // its keeper lets nothing else pass
-        }
+        let (lane, memory_bytes, cost) = (Lane::of(&plan), plan.peak_bytes(admitted.bytes), cost(&plan));
+        let work = self.work(admitted, Task::Look { plan, look }, memory_bytes, cost, deadline);
+        self.run(lane, work, pending(), |answer| match answer {
+            Answer::Looked(found) => Some(found),
+            _ => None,
+        })
+        .await
     }
 
     /// Sees whether a rendition, of these facts, is whole: decodes all of it, behind everything that somebody waits for.
@@ -261,24 +250,11 @@ impl Pool {
     /// # Errors
     /// See [`JobError`]; of a damaged file, [`JobError::Render`].
     pub async fn verify(&self, rendition: &File, facts: &SourceFacts, deadline: Instant) -> Result<(), JobError> {
-        let (source, origin, length) = self.admit(rendition)?;
+        let admitted = self.admit(rendition)?;
         let plan = Plan::to_verify(facts);
-        let work = Work {
-            memory_bytes: plan.verify_bytes(length),
-            origin,
-            decode: None,
-            cost: cost(&plan),
-            task: Task::Verify { plan },
-            source,
-            output: None,
-            mark: None,
-            max_source_bytes: self.shared.config.max_source_bytes,
-            deadline,
-        };
-        match self.shared.admission.enter(Lane::Warm, work)?.answer(pending()).await? {
-            Answer::Verified => Ok(()),
-            _ => Err(JobError::Lost), // its keeper lets nothing else pass
-        }
+        let (memory_bytes, cost) = (plan.verify_bytes(admitted.bytes), cost(&plan));
+        let work = self.work(admitted, Task::Verify { plan }, memory_bytes, cost, deadline);
+        self.run(Lane::Warm, work, pending(), |answer| matches!(answer, Answer::Verified).then_some(())).await
     }
 
     /// Whether the budget of memory is large enough for a render, of a source file of so many bytes, that is alone.
@@ -291,26 +267,17 @@ impl Pool {
     /// # Errors
     /// See [`JobError`].
     pub async fn inspect(&self, source: &File, facts: &SourceFacts, deadline: Instant) -> Result<Inspection, JobError> {
-        let (source, origin, length) = self.admit(source)?;
-        let plans = [1, 8].map(|reduction| Plan::to_inspect(facts, reduction));
-        let fits = |plan: &&Plan| plan.peak_bytes_of_decoding(length) <= self.shared.config.memory_budget;
-        let plan = plans.iter().find(fits).unwrap_or(&plans[1]);
-        let work = Work {
-            memory_bytes: plan.peak_bytes_of_decoding(length),
-            origin,
-            decode: None,
-            cost: cost(plan),
-            task: Task::Inspect { plan: plan.clone() },
-            source,
-            output: None,
-            mark: None,
-            max_source_bytes: self.shared.config.max_source_bytes,
-            deadline,
-        };
-        match self.shared.admission.enter(Lane::Costly, work)?.answer(pending()).await? {
-            Answer::Inspected(found) => Ok(found),
-            _ => Err(JobError::Lost), // its keeper lets nothing else pass
-        }
+        let admitted = self.admit(source)?;
+        let fits = |plan: &Plan| plan.peak_bytes_of_decoding(admitted.bytes) <= self.shared.config.memory_budget;
+        let in_full = Plan::to_inspect(facts, 1);
+        let plan = if fits(&in_full) { in_full } else { Plan::to_inspect(facts, 8) };
+        let (memory_bytes, cost) = (plan.peak_bytes_of_decoding(admitted.bytes), cost(&plan));
+        let work = self.work(admitted, Task::Inspect { plan }, memory_bytes, cost, deadline);
+        self.run(Lane::Costly, work, pending(), |answer| match answer {
+            Answer::Inspected(found) => Some(found),
+            _ => None,
+        })
+        .await
     }
 
     /// Carries out a plan: reads the source, of `source_bytes` when it was planned, and makes the output hold the rendition
@@ -346,32 +313,58 @@ impl Pool {
         unwanted: impl Future<Output = ()>,
     ) -> Result<RenderReport, JobError> {
         let Files { source, output, mark } = files;
-        let (source, origin, length) = self.admit(source)?;
-        if length != source_bytes {
+        let admitted = self.admit(source)?;
+        if admitted.bytes != source_bytes {
             return Err(JobError::SourceChanged);
         }
         let output = output.try_clone().map_err(|error| JobError::Output((&error).into()))?;
         let mark = mark.map(File::try_clone).transpose().map_err(|error| JobError::Source((&error).into()))?;
+        let decode = DecodeKey::of(plan, admitted.origin);
+        let task = Task::Render { plan: plan.clone() };
         let work = Work {
-            task: Task::Render { plan: plan.clone() },
-            source,
             output: Some(output.into()),
             mark: mark.map(Into::into),
             max_source_bytes: source_bytes,
-            memory_bytes: plan.peak_bytes(source_bytes),
-            deadline,
-            origin,
-            decode: DecodeKey::of(plan, origin),
-            cost: cost(plan),
+            decode,
+            ..self.work(admitted, task, plan.peak_bytes(source_bytes), cost(plan), deadline)
         };
-        match self.shared.admission.enter(lane, work)?.answer(unwanted).await? {
-            Answer::Rendered(report) => Ok(report),
-            _ => Err(JobError::Lost), // its keeper lets nothing else pass
+        self.run(lane, work, unwanted, |answer| match answer {
+            Answer::Rendered(report) => Some(report),
+            _ => None,
+        })
+        .await
+    }
+
+    /// Work on an admitted file, without an output.
+    fn work(&self, admitted: Admitted, task: Task, memory_bytes: u64, cost: u64, deadline: Instant) -> Work {
+        Work {
+            task,
+            source: admitted.source,
+            output: None,
+            mark: None,
+            max_source_bytes: self.shared.config.max_source_bytes,
+            memory_bytes,
+            deadline,
+            origin: admitted.origin,
+            decode: None,
+            cost,
         }
     }
 
-    /// A descriptor to pass on, what file it is, and its length: only regular files within the limit get as far as a worker.
-    fn admit(&self, source: &File) -> Result<(OwnedFd, FileId, u64), JobError> {
+    /// Has work done in its turn. `pick` takes the answer that is of its kind.
+    async fn run<T>(
+        &self,
+        lane: Lane,
+        work: Work,
+        unwanted: impl Future<Output = ()>,
+        pick: impl FnOnce(Answer) -> Option<T>,
+    ) -> Result<T, JobError> {
+        let answer = self.shared.admission.enter(lane, work)?.answer(unwanted).await?;
+        pick(answer).ok_or(JobError::Lost) // its keeper lets no other kind pass
+    }
+
+    /// Only regular files within the limit get as far as a worker.
+    fn admit(&self, source: &File) -> Result<Admitted, JobError> {
         let stat = retry_on_intr(|| fstat(source)).map_err(|errno| JobError::Source(errno.into()))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(JobError::NotAFile);
@@ -381,7 +374,7 @@ impl Pool {
             return Err(OverLimit::SourceBytes { found, limit }.into());
         }
         let source = source.try_clone().map_err(|error| JobError::Source((&error).into()))?;
-        Ok((source.into(), FileId::from(&stat), found))
+        Ok(Admitted { source: source.into(), origin: FileId::from(&stat), bytes: found })
     }
 
     /// What the kernel granted the worker that was started last.
@@ -403,10 +396,25 @@ impl Pool {
 
     /// Refuses what waits and what comes, lets the jobs at work finish or meet their deadlines, and ends the workers.
     pub async fn shutdown(&self) {
+        self.shutdown_until(pending()).await;
+    }
+
+    /// As [`Pool::shutdown`]; what is still at work when `enough` ends is cut off, and fails as [`JobError::ShuttingDown`].
+    pub async fn shutdown_until(&self, enough: impl Future<Output = ()>) {
         self.shared.close();
-        let keepers = std::mem::take(&mut *self.keepers.lock().unwrap_or_else(PoisonError::into_inner));
-        for keeper in keepers {
-            drop(keeper.await); // one that panicked took its worker along
+        let mut keepers = std::mem::take(&mut *self.keepers.lock().unwrap_or_else(PoisonError::into_inner));
+        let ended = async {
+            for keeper in &mut keepers {
+                drop(keeper.await); // one that panicked took its worker along
+            }
+        };
+        tokio::select! {
+            () = ended => return,
+            () = enough => {}
+        }
+        for keeper in keepers.into_iter().filter(|keeper| !keeper.is_finished()) {
+            keeper.abort();
+            drop(keeper.await);
         }
     }
 }

@@ -178,6 +178,54 @@ fn render_makes_one_file_and_reports() {
 }
 
 #[test]
+fn a_reader_that_has_enough_is_no_failure_and_a_full_disk_is_one() {
+    let site = Site::new("");
+    site.add("photo_land.jpg", "a.jpg");
+    let url = site.sign(&["media/a.jpg", "width-9"]);
+    let file = site.path("media/a.jpg").display().to_string();
+    for arguments in [
+        &["keygen"][..],
+        &["du", "-c"],
+        &["gc", "-c"],
+        &["check", "--json", "-c"],
+        &["sign", "42", "width-1", "-c"],
+        &["proxy-conf", "-c"],
+        &["inspect", &file],
+        &["explain", &url, "-c"],
+    ] {
+        let run = |stdout: std::process::Stdio| {
+            let config = arguments.last().filter(|last| **last == "-c").map(|_| site.config());
+            Command::new(SENDIMAGE).args(arguments).args(config).stdout(stdout).output().unwrap()
+        };
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let enough = run(writer.into());
+        assert_eq!(enough.status.code(), Some(0), "{arguments:?}: {}", text(&enough.stderr));
+        let full = run(std::fs::File::options().write(true).open("/dev/full").unwrap().into());
+        let error = text(&full.stderr);
+        assert!(full.status.code() == Some(1) && error.contains("standard output"), "{arguments:?}: {full:?}");
+    }
+}
+
+#[test]
+fn health_is_what_the_service_says_of_itself() {
+    let mut site = Site::new("").serve();
+    for arguments in [&["health"][..], &["health", "--live"], &["health", "--timeout", "2"]] {
+        let output = site.run(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
+        assert!(!output.stdout.is_empty(), "{arguments:?}");
+    }
+    assert!(text(&site.run(&["health"]).stdout).contains("\"ready\""));
+    site.signal(rustix::process::Signal::TERM);
+    site.wait();
+    let output = site.run(&["health"]);
+    assert!(
+        output.status.code() == Some(1) && text(&output.stderr).contains("no answer from 127.0.0.1:"),
+        "{output:?}"
+    );
+}
+
+#[test]
 fn check_finds_what_is_wrong() {
     let site = Site::new("[catalogue]\nkind = \"sqlite\"\nurl = \"sqlite://{dir}/nope.sqlite3\"\nsource = \"media\"\n");
     site.add("photo_land.jpg", "a.jpg");

@@ -42,6 +42,15 @@ fn are_there(paths: &[PathBuf]) -> bool {
 }
 
 #[test]
+fn what_it_is_warned_of_is_said() {
+    let site = Site::new("[store]\nmax_bytes = \"1GiB\"\nindex = \"{dir}/index\"\n");
+    fs::write(site.path("index"), "no database").unwrap();
+    let output = site.run(&["gc"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("WARN") && said.contains("the store's index"), "{said:?}");
+}
+
+#[test]
 fn renditions_of_a_replaced_original_go_and_nothing_else() {
     let site = Site::new("").serve();
     site.add("photo_land.jpg", "a.jpg");

@@ -322,6 +322,8 @@ fn sighup_applies_a_good_config_whole_and_a_bad_one_not_at_all() {
         "[signing]\nkeys = []\n",
         "[cache",
         "[render]\nqueue_depth = 3\n",
+        "[server]\ndrain_seconds = 7\n",
+        "[tracing]\nservice_name = \"another\"\n",
         "[cache]\nmax_age_seconds = 7\n[offload]\ninternal_prefix = \"/x\"\n",
     ] {
         hup(&site, bad, "the old one stays");
@@ -329,7 +331,7 @@ fn sighup_applies_a_good_config_whole_and_a_bad_one_not_at_all() {
         let caching = response.header("x-sendimage-cache-control").unwrap();
         assert_eq!((response.status, caching.as_str()), (200, "max-age=3600, public"), "{bad}");
     }
-    assert_eq!(site.metric("sendimage_config_reload_failed_total"), 7.0);
+    assert_eq!(site.metric("sendimage_config_reload_failed_total"), 9.0);
 
     let keys =
         "keys = [{ id = \"new\", secret = \"nnnnnnnnnnnnnnnn\" }, { id = \"old\", secret = \"0123456789abcdef\" }]";

@@ -1,6 +1,9 @@
 //! One render however many ask; workers that die or hang; files that vanish.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::Write as _,
+    time::{Duration, Instant},
+};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -91,6 +94,32 @@ fn a_crashing_image_is_poison_for_a_moment_and_its_neighbours_are_not() {
     assert!(started.elapsed() < Duration::from_millis(500));
     assert_eq!(site.gate("GET", &site.sign(&["media/a.jpg", "width-20"]), "").status, 200);
     assert_eq!(site.metric("sendimage_workers_died_total{cause=\"SIGSEGV\"}"), 2.0);
+}
+
+#[test]
+fn a_stop_waits_for_a_render_as_long_as_it_drains_and_after_a_second_signal_not_at_all() {
+    for (drain_seconds, signals) in [(1, 1), (60, 2)] {
+        let config =
+            format!("[server]\ndrain_seconds = {drain_seconds}\n[render]\nworkers = 1\ndeadline_seconds = 120\n");
+        let mut site = Site::new(&config).serve();
+        site.add("photo_land.jpg", "a.jpg");
+        site.gate("GET", &site.sign(&["media/a.jpg", "width-10"]), "");
+        let url = site.sign(&["media/a.jpg", "scale-250|format-webp-lossless"]);
+        let mut stream = site.gate_stream();
+        stream.write_all(format!("GET {url} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).unwrap();
+        let worker = site.workers()[0];
+        wait_for(Duration::from_secs(10), || is_running(worker)).expect("a worker at work");
+        kill(worker, Signal::STOP);
+        let began = Instant::now();
+        for _ in 0..signals {
+            site.signal(Signal::TERM);
+            site.assert_logs("stopping: requests in flight");
+        }
+        assert_eq!(site.wait().code(), Some(0));
+        assert!(began.elapsed() < Duration::from_secs(8), "{signals} signal(s): {:?}", began.elapsed());
+        let drafts = crate::harness::files(&site.path("renditions/r1/.tmp-drafts"));
+        assert!(drafts.is_empty(), "no draft is left, and no lease: {drafts:?}");
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use hyper::{
 };
 use serde::Serialize;
 
-use super::{CommandError, CommandResult, ConfigArgument, print_json, runtime};
+use super::{CommandError, CommandResult, ConfigArgument, header, output::Lines, print_json, runtime, with_one_worker};
 use crate::{
     access::{Bearer, Scheme, Scope, SignedRequest, SignedUrl, Subject, VerifiedRequest, VerifyError},
     app::App,
@@ -46,15 +46,6 @@ pub struct Arguments {
     /// Prints the steps as JSON
     #[arg(long)]
     json: bool,
-}
-
-/// `NAME: VALUE`.
-fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
-    let (name, value) = text.split_once(':').ok_or("a header is NAME: VALUE")?;
-    let name = name.trim().parse().map_err(|_| "the header's name is none".to_owned())?;
-    let mut value: HeaderValue = value.trim().parse().map_err(|_| "the header's value is none".to_owned())?;
-    value.set_sensitive(true);
-    Ok((name, value))
 }
 
 #[derive(Debug, Serialize)]
@@ -93,9 +84,11 @@ pub fn run(arguments: &Arguments) -> CommandResult {
         print_json(&explanation)?;
     } else {
         let width = explanation.steps.iter().map(|step| step.what.len()).max().unwrap_or(0);
+        let mut lines = Lines::default();
         for step in &explanation.steps {
-            println!("{:width$}  {}", step.what, step.found);
+            lines.add(format_args!("{:width$}  {}", step.what, step.found));
         }
+        lines.print()?;
     }
     if explanation.served { Ok(()) } else { Err(CommandError::Silent) }
 }
@@ -109,7 +102,7 @@ fn target(url: &str) -> &str {
 }
 
 async fn explain(config: &Config, target: &str, headers: HeaderMap) -> Result<Explanation, CommandError> {
-    let app = App::build(config).await?;
+    let app = App::build(&with_one_worker(config)).await?;
     let mut steps = Steps::default();
     let result = walk(&app, Bearer { headers: &headers, target }, &mut steps).await;
     app.shut_down().await;

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     app::App,
-    command::CommandError,
+    command::{CommandError, ops_client::in_one_call},
     config::Config,
     upkeep::{self, MAX_RENDITIONS, Original, Warmed},
 };
@@ -27,9 +27,8 @@ const CALLS: usize = 2;
 const IMAGES: usize = 32;
 /// A call takes about so long, so that a stop, and a restart of the service, lose little.
 const CALL_SECONDS: (f64, f64) = (0.5, 2.0);
-/// A call's most images, and the most bytes of their references: it takes 64 KiB in all.
+/// A call's most images.
 const CALL_IMAGES: usize = 256;
-const CALL_BYTES: usize = 48 << 10;
 
 /// Whoever renders.
 pub enum Hand {
@@ -60,6 +59,8 @@ impl Hand {
                 // Before there are workers, which inherit it. Who may not be nice is not.
                 let _ = rustix::process::nice(NICENESS);
                 let app = App::build(config).await?;
+                // What another gate purges meanwhile is made again.
+                upkeep::attend(&app);
                 Ok((Self::Itself(app), format!("by itself, at low priority ({why})")))
             }
         }
@@ -92,9 +93,16 @@ impl Hand {
 
     /// Whether a batch has room for one more.
     pub fn has_room(batch: &[Original], next: &Original) -> bool {
-        // JSON may need six characters for one.
-        let bytes = |original: &Original| original.reference().len() * 2 + 8;
-        batch.iter().map(bytes).sum::<usize>() + bytes(next) <= CALL_BYTES
+        let references = batch.iter().chain([next]).map(Original::reference);
+        in_one_call(references, batch.len() + 1) > batch.len()
+    }
+
+    /// How many of these, from the first on, it takes at a time.
+    pub fn takes<'a>(&self, originals: impl ExactSizeIterator<Item = &'a Original>, wanted: &Wanted) -> usize {
+        match self {
+            Self::Service { .. } => in_one_call(originals.map(Original::reference), self.batch_images(wanted)),
+            Self::Itself(_) => originals.len(),
+        }
     }
 
     /// Makes what is not there.
@@ -134,6 +142,7 @@ fn next_pace(images: usize, took: Duration) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::FilterSpec;
 
     #[test]
     fn calls_grow_while_they_are_quick() {
@@ -145,15 +154,25 @@ mod tests {
     }
 
     #[test]
-    fn a_call_stays_within_its_bytes() {
+    fn what_is_found_together_is_handed_over_as_calls_allow() {
+        let task = || upkeep::tasks(FilterSpec::parse("width-1").unwrap());
+        let wanted = |tasks: usize| Wanted { names: Vec::new(), tasks: (0..tasks).flat_map(|_| task()).collect() };
+        let service = Hand::Service { service: Box::new(Service::at(&Config::default())), pace: AtomicUsize::new(30) };
+        let takes = |originals: &[Original], tasks| service.takes(originals.iter(), &wanted(tasks));
+        let (short, long) = (Original::named("42"), Original::named(&format!("media/{}.jpg", "a".repeat(2000))));
+        assert_eq!(takes(&vec![short.clone(); 32], 1), 30, "as its pace is");
+        assert_eq!(takes(&vec![short.clone(); 32], MAX_RENDITIONS / 2), 2);
+        assert_eq!(takes(&vec![short; 32], MAX_RENDITIONS * 2), 1);
+        assert!((5..30).contains(&takes(&vec![long; 32], 1)));
+    }
+
+    #[test]
+    fn a_batch_stays_within_one_call() {
         let long = Original::named(&format!("media/{}.jpg", "\u{e9}".repeat(1000)));
-        let batch = vec![long.clone(); 11];
-        assert!(Hand::has_room(&batch[..5], &long));
-        let mut full = Vec::new();
+        let mut full = vec![long.clone(); 5];
         while Hand::has_room(&full, &long) {
             full.push(long.clone());
         }
-        let references: Vec<&str> = full.iter().map(Original::reference).collect();
-        assert!(serde_json::to_string(&references).unwrap().len() <= CALL_BYTES);
+        assert!((10..40).contains(&full.len()), "{}", full.len());
     }
 }

@@ -13,6 +13,7 @@ use super::Arguments;
 use crate::{
     app,
     catalogue::{Catalogue, CatalogueError},
+    command::say,
     config::{CatalogueKind, Config},
     model::SourceRef,
     source::{Source, SourceError},
@@ -55,7 +56,7 @@ impl Place {
                 if !arguments.sources.is_empty() {
                     anyhow::bail!(says);
                 }
-                eprintln!("sendimage: {says}");
+                say(format_args!("sendimage: {says}"));
                 continue;
             }
             places.push(Self::Files { candidates: Candidates::new(config, &name), source: source.clone(), name });

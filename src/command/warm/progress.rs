@@ -8,6 +8,7 @@ use std::{
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 
 use super::summary::Summary;
+use crate::command::say;
 
 /// Between lines where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -29,7 +30,7 @@ impl Progress {
         if silent && !terminal {
             return Self::Silent;
         }
-        eprintln!("rendering ahead {says}");
+        say(format_args!("rendering ahead {says}"));
         if !terminal {
             let now = Instant::now();
             return Self::Lines { began: now, last: now, total: None };
@@ -68,7 +69,7 @@ impl Progress {
                     format!(", {} left", rough(seconds))
                 });
                 let (images, left) = (HumanCount(summary.images), left.unwrap_or_default());
-                eprintln!("{images}{of} images, {rate:.1}/s{left}: {}", summary.line());
+                say(format_args!("{images}{of} images, {rate:.1}/s{left}: {}", summary.line()));
             }
             Self::Lines { .. } | Self::Silent => {}
         }

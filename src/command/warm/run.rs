@@ -21,7 +21,7 @@ use super::{
     summary::Summary,
 };
 use crate::{
-    command::{CommandError, CommandResult, print_json},
+    command::{CommandError, CommandResult, print_json, say},
     config::Config,
     upkeep::Warmed,
 };
@@ -63,11 +63,11 @@ pub async fn run(arguments: &Arguments, config: &Config, wanted: &Wanted) -> Com
     summary.took(began.elapsed());
     if let Err(why) = &ended {
         summary.interrupted = true;
-        eprintln!("sendimage: {why}");
+        say(format_args!("sendimage: {why}"));
     }
     match arguments.json {
         true => print_json(&summary)?,
-        false => summary.print(),
+        false => summary.report().print()?,
     }
     if summary.is_good() { Ok(()) } else { Err(CommandError::Silent) }
 }

@@ -1,48 +1,20 @@
 //! A running service, asked through its operations listener.
 
-use std::{
-    io,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::{
-    Request, StatusCode,
-    client::conn::http1,
-    header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue},
-};
-use hyper_util::rt::TokioIo;
+use hyper::StatusCode;
 use serde_json::json;
 use thiserror::Error;
-use tokio::net::{TcpStream, UnixStream};
 
-use crate::{
-    config::{Config, ListenAddress, Secret},
-    upkeep::Warmed,
-};
+use crate::{command::ops_client::OpsClient, config::Config, upkeep::Warmed};
 
-/// The longest answer that is read: some counts, and the first failures.
-const MAX_ANSWER_BYTES: usize = 1 << 20;
 /// For how long a service that is gone is waited for: that of a restart.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(300);
-/// Whether there is one is known sooner.
-const CONNECT: Duration = Duration::from_secs(2);
 
 /// A service that runs with this config.
 #[derive(Clone)]
-pub struct Service {
-    address: Address,
-    authorization: HeaderValue,
-}
-
-#[derive(Clone, Debug)]
-enum Address {
-    Tcp(std::net::SocketAddr),
-    Unix(PathBuf),
-}
+pub struct Service(OpsClient);
 
 /// Why a call has no answer.
 #[derive(Debug, Error)]
@@ -69,30 +41,21 @@ pub enum Found {
 }
 
 impl Service {
+    /// One that was never asked.
+    #[cfg(test)]
+    pub fn at(config: &Config) -> Self {
+        Self(OpsClient::new(config))
+    }
+
     /// Looks for one.
     ///
     /// # Errors
     /// When one is there that cannot do what is wanted, and a second renderer beside it would be no help: it has another config.
     pub async fn find(config: &Config, specs: &[String]) -> Result<Found, anyhow::Error> {
-        let token = Secret::given(config.ops.token.as_ref(), config.ops.token_file.as_deref())?;
-        let Some(token) = token else {
+        let Some(client) = OpsClient::with_token(config)? else {
             return Ok(Found::None("the config has no ops.token to ask a service with".into()));
         };
-        let mut authorization = HeaderValue::from_str(&format!("Bearer {}", token.expose()))
-            .map_err(|_| anyhow::anyhow!("ops.token cannot travel in a header"))?;
-        authorization.set_sensitive(true);
-        let address = match &config.server.ops_listen {
-            ListenAddress::Unix(path) => Address::Unix(path.clone()),
-            ListenAddress::Tcp(address) if address.ip().is_unspecified() => {
-                let local: std::net::IpAddr = match address.ip() {
-                    std::net::IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-                    std::net::IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-                };
-                Address::Tcp((local, address.port()).into())
-            }
-            ListenAddress::Tcp(address) => Address::Tcp(*address),
-        };
-        let service = Self { address, authorization };
+        let service = Self(client);
         match service.call(&[], specs).await {
             Ok(_) => Ok(Found::Service(service)),
             Err(CallError::Away(_)) => Ok(Found::None(format!("no service answers at {service}"))),
@@ -124,58 +87,18 @@ impl Service {
     }
 
     async fn call(&self, references: &[&str], specs: &[String]) -> Result<Warmed, CallError> {
-        let broke = |error: &dyn std::error::Error| CallError::Away(crate::remote::deepest(error));
-        let late = |_| CallError::Away("it takes no connection".into());
-        let body = json!({ "refs": references, "specs": specs }).to_string();
-        let request = Request::post("/warm")
-            .header(HOST, "localhost")
-            .header(AUTHORIZATION, self.authorization.clone())
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|error| CallError::Away(error.to_string()))?;
-        // As long as the renders take: only connecting is bounded.
-        let connect = tokio::time::timeout(CONNECT, self.connect());
-        let stream = connect.await.map_err(late)?.map_err(|error| broke(&error))?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| broke(&error))?;
-        let answer = async {
-            let (head, body) = sender.send_request(request).await.map_err(|error| broke(&error))?.into_parts();
-            let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
-            Ok((head.status, body.map_err(|error| CallError::Away(error.to_string()))?.to_bytes()))
-        };
-        let mut answer = std::pin::pin!(answer);
-        // One future for both: a caller that leaves takes the connection along, and the service notices.
-        let (status, body) = tokio::select! {
-            answer = &mut answer => answer?,
-            ended = connection => {
-                ended.map_err(|error| broke(&error))?;
-                answer.await?
-            }
-        };
+        let answer = self.0.post("/warm", &json!({ "refs": references, "specs": specs })).await;
+        let (status, body) = answer.map_err(|error| CallError::Away(error.to_string()))?;
         let odd = |says: String| CallError::Refused { status, says };
         if status != StatusCode::OK {
             return Err(odd(String::from_utf8_lossy(&body).trim().chars().filter(|c| !c.is_control()).collect()));
         }
         serde_json::from_slice(&body).map_err(|error| odd(format!("no counts: {error}")))
     }
-
-    async fn connect(&self) -> io::Result<Box<dyn Stream>> {
-        Ok(match &self.address {
-            Address::Tcp(address) => Box::new(TcpStream::connect(address).await?),
-            Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
-        })
-    }
 }
-
-/// Either kind of socket.
-trait Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
-
-impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Stream for T {}
 
 impl std::fmt::Display for Service {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.address {
-            Address::Tcp(address) => address.fmt(f),
-            Address::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
+        self.0.fmt(f)
     }
 }

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::upkeep::{Failure, Warmed};
+use crate::{
+    command::output::Lines,
+    upkeep::{Failure, Warmed},
+};
 
 /// The summary, as `--json` prints it.
 #[derive(Debug, Serialize)]
@@ -56,21 +59,23 @@ impl Summary {
     }
 
     /// For whoever reads it.
-    pub fn print(&self) {
-        println!("{} images in {:.1} s: {}", self.images, self.seconds, self.line());
+    pub fn report(&self) -> Lines {
+        let mut lines = Lines::default();
+        lines.add(format_args!("{} images in {:.1} s: {}", self.images, self.seconds, self.line()));
         for (reason, count) in &self.warmed.failed {
-            println!("{count:>8}  {reason}");
+            lines.add(format_args!("{count:>8}  {reason}"));
         }
         let told = &self.warmed.failures;
         for Failure { reference, spec, reason, says } in told {
             let spec = spec.as_deref().map(|spec| format!(" {spec}")).unwrap_or_default();
-            println!("  {reason}: {reference}{spec}: {says}");
+            lines.add(format_args!("  {reason}: {reference}{spec}: {says}"));
         }
         if !told.is_empty() && told.len() as u64 >= Warmed::MOST_FAILURES as u64 {
-            println!("  only the first {} are listed", Warmed::MOST_FAILURES);
+            lines.add(format_args!("  only the first {} are listed", Warmed::MOST_FAILURES));
         }
         if self.interrupted {
-            println!("cut short: run it again to go on; what is there is passed quickly");
+            lines.add("cut short: run it again to go on; what is there is passed quickly");
         }
+        lines
     }
 }

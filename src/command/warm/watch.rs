@@ -132,8 +132,10 @@ async fn see_to(hand: &Hand, wanted: &Wanted, changes: &mut Receiver<Next>) {
         for (_, original) in &batch {
             again.0.remove(original.reference());
         }
-        if !batch.is_empty() {
+        while !batch.is_empty() {
+            let rest = batch.split_off(hand.takes(batch.iter().map(|(_, original)| original), wanted));
             see_to_batch(hand, wanted, batch, &mut again).await;
+            batch = rest;
         }
     }
 }

@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use super::{
     super::{MEDIA_TYPES, idle_connections, idle_seconds, push_block, read_seconds},
-    PublicRoute, Site, any_auth, client_header,
+    Site, any_auth, client_header,
     values::quoted_or_plain,
 };
-use crate::config::{AuthMode, IDLE_FILE_SECONDS, OPEN_FILE_SECONDS, OffloadMode};
+use crate::config::{AuthMode, EffectiveRoute, IDLE_FILE_SECONDS, OPEN_FILE_SECONDS, OffloadMode};
 
 impl Site<'_> {
     /// The upstream and the server block.
@@ -15,7 +15,7 @@ impl Site<'_> {
         let mut text = String::from(HEAD);
         self.upstream_block(&mut text);
         self.verdict_cache(&mut text);
-        let has = |mode| self.routes.iter().any(|route| route.mode == mode);
+        let has = |mode| self.routes.iter().any(|route| route.offload == mode);
         let store = self.object_store.as_ref().filter(|_| has(OffloadMode::Accel));
         if let Some(store) = store {
             self.store_upstream(&mut text, store);
@@ -38,7 +38,7 @@ server {{
         let verdicts = has(OffloadMode::AuthRequest);
         let accel = has(OffloadMode::Accel) || verdicts;
         for (number, route) in self.routes.iter().enumerate() {
-            match route.mode {
+            match route.offload {
                 OffloadMode::AuthRequest => self.judged_location(&mut text, &route.prefix),
                 _ => self.public_location(&mut text, route, number == 0),
             }
@@ -83,10 +83,10 @@ server {{
     }
 
     /// Where browsers come in. Comments appear in the first of these only.
-    fn public_location(&self, text: &mut String, route: &PublicRoute, first: bool) {
+    fn public_location(&self, text: &mut String, route: &EffectiveRoute, first: bool) {
         let mut public = String::new();
         let prefix = &route.prefix;
-        let hands_over = match route.mode {
+        let hands_over = match route.offload {
             OffloadMode::Accel if self.object_store.is_some() => "nginx fetches the file from the store",
             OffloadMode::Accel | OffloadMode::AuthRequest | OffloadMode::Sendfile => "nginx streams the file",
             OffloadMode::Redirect => "the browser is sent to the file",

@@ -13,8 +13,8 @@ use std::fmt::Write as _;
 
 use self::store::ObjectStore;
 use self::values::{folder, plain, quoted, quoted_path, upstream};
-use super::{ProxyConfError, ProxyOptions, PublicRoute, any_auth, client_header, public_address, quoted_headers};
-use crate::config::Config;
+use super::{ProxyConfError, ProxyOptions, any_auth, client_header, public_address, quoted_headers};
+use crate::config::{Config, EffectiveRoute};
 
 /// Prints the config.
 ///
@@ -44,7 +44,7 @@ struct Site<'a> {
     /// Where requests are logged, for a log of our own format.
     access_log: String,
     /// The public locations.
-    routes: Vec<PublicRoute>,
+    routes: Vec<EffectiveRoute>,
     /// The path below which redirected browsers fetch the files, where it is ours to publish.
     published: Option<String>,
     /// Headers from `[headers]`, name and quoted value.

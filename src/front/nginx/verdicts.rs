@@ -8,7 +8,7 @@ use crate::config::{OPEN_FILE_SECONDS, OffloadMode};
 impl Site<'_> {
     /// Where nginx keeps verdicts.
     pub(super) fn verdict_cache(&self, text: &mut String) {
-        if !self.routes.iter().any(|route| route.mode == OffloadMode::AuthRequest) {
+        if !self.routes.iter().any(|route| route.offload == OffloadMode::AuthRequest) {
             return;
         }
         let _ = write!(

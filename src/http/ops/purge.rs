@@ -34,24 +34,10 @@ pub(super) async fn purge(app: &App, body: PurgeBody) -> Result<Purged, CallErro
             Ok(upkeep::purge(app, &each(refs, |text| Ok((text.to_owned(), Subject::of_reference(text)?)))?).await?)
         }
         (None, Some(scope), None) => {
-            check_scope(app, &scope)?;
+            scope.check(app.config()).map_err(|(field, says)| CallError::field(field, says))?;
             Ok(upkeep::purge_all_of(app, &scope).await?)
         }
         (None, None, _) => Err(CallError::field("refs", "give this, or source, prefix, preset or all")),
         _ => Err(CallError::field("", "Give one of refs, source, prefix, preset and all")),
-    }
-}
-
-/// A slip of the pen must not look like a purge that found nothing.
-fn check_scope(app: &App, scope: &Scope) -> Result<(), CallError> {
-    match scope {
-        Scope::Preset(name) if !app.config().presets.contains_key(name) => {
-            Err(CallError::field("preset", format!("there is no preset {name:?}")))
-        }
-        Scope::Prefix(prefix) if !prefix.contains('/') => {
-            Err(CallError::field("prefix", "is source/path, or the beginning of one: at least source/"))
-        }
-        Scope::Source(name) if name.is_empty() => Err(CallError::field("source", "is empty")),
-        _ => Ok(()),
     }
 }

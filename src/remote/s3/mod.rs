@@ -106,14 +106,9 @@ impl fmt::Display for Bucket {
 /// Why a bucket cannot be set up.
 #[derive(Debug, Error)]
 pub enum BucketError {
-    /// The file with the secret key.
-    #[error("secret_access_key_file, {file}: {error}")]
-    Secret {
-        /// Which.
-        file: String,
-        /// Why.
-        error: std::io::Error,
-    },
+    /// The secret key cannot be read.
+    #[error("secret_access_key: {0}")]
+    Secret(std::io::Error),
     /// There is no client.
     #[error(transparent)]
     Client(#[from] RemoteError),
@@ -128,10 +123,7 @@ impl Bucket {
     /// # Errors
     /// See [`BucketError`].
     pub fn new(config: &S3Config) -> Result<Self, BucketError> {
-        let secret = config.secret().map_err(|error| BucketError::Secret {
-            file: config.secret_access_key_file.as_deref().unwrap_or("".as_ref()).display().to_string(),
-            error,
-        })?;
+        let secret = config.secret().map_err(BucketError::Secret)?;
         let timeout = Duration::from_secs_f64(config.timeout_seconds);
         let client = Client::new(&config.bucket, config.is_https(), timeout.mul_f64(ATTEMPT_SHARE))?;
         let connector = Connector(Arc::new(client));

@@ -1,0 +1,238 @@
+use std::fs::File;
+
+use super::*;
+use crate::{
+    model::SourceFacts,
+    render::{
+        look::Look,
+        plan::{Encoding, Plan},
+    },
+};
+
+fn work(memory_bytes: u64) -> Work {
+    Work {
+        task: Task::Look { plan: Plan::whole(facts(), Encoding::Png), look: Look::Interest { across: 1, down: 1 } },
+        source: File::open("/dev/null").unwrap().into(),
+        output: None,
+        mark: None,
+        max_source_bytes: 1,
+        memory_bytes,
+        deadline: Instant::now() + Duration::from_secs(60),
+        origin: file(memory_bytes),
+        decode: None,
+        cost: 1,
+    }
+}
+
+fn facts() -> SourceFacts {
+    serde_json::from_str(
+        r#"{"format": "jpeg", "stored_size": {"width": 9, "height": 9}, "orientation": 1, "frames": 1,
+            "bytes_per_pixel": 3, "progressive": false}"#,
+    )
+    .unwrap()
+}
+
+#[test]
+fn a_probe_goes_first_and_the_render_after_it_has_its_place() {
+    let queue = admission(16, 1_000);
+    let probe = |bytes| Work { task: Task::Probe, ..work(bytes) };
+    let mut places: Vec<_> = (0..16).map(|at| queue.enter(Lane::Cheap, work(100 + at)).ok().unwrap()).collect();
+    assert_eq!(queue.enter(Lane::Cheap, probe(1)).err(), Some(JobError::QueueFull));
+    places.extend((0..2).map(|at| queue.enter(Lane::Cheap, work(200 + at)).ok().unwrap()));
+    assert_eq!(queue.enter(Lane::Cheap, work(300)).err(), Some(JobError::QueueFull));
+    places.truncate(15);
+    let _probe = queue.enter(Lane::Cheap, probe(1)).ok().unwrap();
+    assert_eq!(take(&queue), Some(1));
+}
+
+fn file(inode: u64) -> FileId {
+    serde_json::from_str(&format!("[1, {inode}, 1, 1, 1]")).unwrap()
+}
+
+fn admission(queue_depth: usize, budget: u64) -> Arc<Admission> {
+    Admission::new(queue_depth, budget, 2, Arc::new(Metrics::new()))
+}
+
+/// One worker that takes what comes next and says how large it was.
+fn take(admission: &Arc<Admission>) -> Option<u64> {
+    let granted = admission.turn(None).try_recv().ok()?;
+    let bytes = granted.work().memory_bytes;
+    granted.finish(Err(JobError::Lost));
+    Some(bytes)
+}
+
+#[test]
+fn lanes_go_in_order_and_each_is_first_come_first_served() {
+    let queue = admission(10, 100);
+    let _places = [(Lane::Warm, 1), (Lane::Costly, 2), (Lane::Cheap, 3), (Lane::Costly, 4), (Lane::Cheap, 5)]
+        .map(|(lane, bytes)| queue.enter(lane, work(bytes)).ok().unwrap());
+    let order: Vec<u64> = std::iter::from_fn(|| take(&queue)).collect();
+    assert_eq!(order, [3, 5, 2, 4, 1]);
+}
+
+#[test]
+fn a_stream_of_cheap_jobs_starves_nobody() {
+    let queue = admission(1_000, 100);
+    let _costly = queue.enter(Lane::Costly, work(50)).ok().unwrap();
+    let _warm = queue.enter(Lane::Warm, work(60)).ok().unwrap();
+    let mut places = Vec::new();
+    let mut order = Vec::new();
+    for _ in 0..80 {
+        places.push(queue.enter(Lane::Cheap, work(1)).ok().unwrap());
+        order.extend(take(&queue));
+    }
+    assert_eq!(order.iter().position(|bytes| *bytes == 50), Some(PATIENCE[1] as usize));
+    assert_eq!(order.iter().position(|bytes| *bytes == 60), Some(PATIENCE[2] as usize));
+}
+
+#[test]
+fn a_job_that_does_not_fit_is_passed_over_only_so_often() {
+    let queue = admission(1_000, 100);
+    let _first = queue.enter(Lane::Cheap, work(60)).ok().unwrap();
+    let running = queue.turn(None).try_recv().unwrap();
+    let _large = queue.enter(Lane::Cheap, work(70)).ok().unwrap();
+    let mut places = Vec::new();
+    let mut passed = 0;
+    for _ in 0..50 {
+        places.push(queue.enter(Lane::Costly, work(10)).ok().unwrap());
+        passed += u32::from(take(&queue).is_some());
+    }
+    assert_eq!(passed, PATIENCE[0]);
+    running.finish(Err(JobError::Lost));
+    assert_eq!(take(&queue), Some(70));
+}
+
+#[test]
+fn a_full_queue_refuses_at_once_and_a_client_displaces_a_warm_job() {
+    let queue = admission(2, 100);
+    let _one = queue.enter(Lane::Warm, work(1)).ok().unwrap();
+    let mut warm = queue.enter(Lane::Warm, work(2)).ok().unwrap();
+    assert_eq!(queue.enter(Lane::Warm, work(3)).err(), Some(JobError::QueueFull));
+    let _client = queue.enter(Lane::Cheap, work(4)).ok().unwrap();
+    assert_eq!(warm.answer.try_recv().unwrap().unwrap_err(), JobError::QueueFull);
+    assert_eq!(queue.load().0, 2);
+    let impossible = queue.enter(Lane::Cheap, work(101)).err();
+    assert_eq!(impossible, Some(OverLimit::Memory { needed: 101, limit: 100 }.into()));
+}
+
+#[test]
+fn gauges_are_true_and_dropped_places_leave() {
+    let queue = admission(5, 100);
+    let gauges = || (queue.metrics.render_queue_depth.get(), queue.metrics.render_memory_bytes.get());
+    let first = queue.enter(Lane::Cheap, work(60)).ok().unwrap();
+    let second = queue.enter(Lane::Cheap, work(60)).ok().unwrap();
+    assert_eq!(gauges(), (2, 0));
+    let granted = queue.turn(None).try_recv().unwrap();
+    assert_eq!(gauges(), (1, 60));
+    drop(second);
+    assert_eq!(gauges(), (0, 60));
+    drop(first); // its job runs: the worker goes on
+    assert_eq!(gauges(), (0, 60));
+    drop(granted);
+    assert_eq!(gauges(), (0, 0));
+}
+
+#[test]
+fn a_worker_that_died_idle_gets_no_job_and_one_in_flight_is_not_lost() {
+    let queue = admission(5, 100);
+    drop(queue.turn(None));
+    let _place = queue.enter(Lane::Cheap, work(7)).ok().unwrap();
+    assert_eq!(queue.load(), (1, 0, 0));
+    assert_eq!(take(&queue), Some(7));
+}
+
+#[test]
+fn a_source_with_many_jobs_lets_others_have_their_turn() {
+    let queue = admission(100, 1_000);
+    let of = |inode, bytes| Work { origin: file(inode), ..work(bytes) };
+    let greedy = (1..=5).map(|bytes| queue.enter(Lane::Cheap, of(1, bytes)).ok().unwrap());
+    let _places: Vec<_> = greedy.collect();
+    let _other = queue.enter(Lane::Cheap, of(2, 20)).ok().unwrap();
+    let _third = queue.enter(Lane::Cheap, of(3, 30)).ok().unwrap();
+    let order: Vec<u64> = std::iter::from_fn(|| take(&queue)).collect();
+    assert_eq!(order, [1, 20, 30, 2, 3, 4, 5]);
+}
+
+#[test]
+fn a_decode_is_shared_by_those_who_wait_and_left_to_who_has_it() {
+    let queue = admission(100, 1_000);
+    let key = |reduction| Some(DecodeKey { file: file(7), reduction });
+    let job = |bytes, decode| Work { origin: file(7), decode, ..work(bytes) };
+    let _places = [(1, key(8)), (2, key(4)), (3, key(8)), (4, key(2)), (5, key(8))]
+        .map(|(bytes, decode)| queue.enter(Lane::Cheap, job(bytes, decode)).ok().unwrap());
+    let first = queue.turn(None).try_recv().unwrap();
+    assert_eq!(first.work().memory_bytes, 1);
+    let second = queue.turn(None).try_recv().unwrap();
+    assert_eq!(second.work().memory_bytes, 2);
+    second.finish(Err(JobError::Lost));
+    // Not the third, which the first worker will have for little.
+    let third = queue.turn(key(4)).try_recv().unwrap();
+    assert_eq!(third.work().memory_bytes, 4);
+    first.finish(Err(JobError::Lost));
+    let order: Vec<_> = std::iter::from_fn(|| {
+        let granted = queue.turn(key(8)).try_recv().ok()?;
+        let found = granted.work().memory_bytes;
+        granted.finish(Err(JobError::Lost));
+        Some(found)
+    })
+    .collect();
+    assert_eq!(order, [3, 5]);
+    // What nobody waits for does not go before a client because of it.
+    let _behind = queue.enter(Lane::Warm, job(6, key(8))).ok().unwrap();
+    let _client = queue.enter(Lane::Cheap, Work { origin: file(8), ..work(7) }).ok().unwrap();
+    assert_eq!(queue.turn(key(8)).try_recv().unwrap().work().memory_bytes, 7);
+}
+
+#[test]
+fn of_one_picture_the_longest_goes_first_unless_others_wait() {
+    let job = |bytes, cost, inode| Work { origin: file(inode), cost, ..work(bytes) };
+    for others in [false, true] {
+        let queue = admission(100, 1_000);
+        let mut places = vec![
+            queue.enter(Lane::Cheap, job(1, 1, 7)).ok().unwrap(),
+            queue.enter(Lane::Cheap, job(2, 3, 7)).ok().unwrap(),
+            queue.enter(Lane::Costly, job(3, 9, 7)).ok().unwrap(),
+        ];
+        places.extend(others.then(|| queue.enter(Lane::Cheap, job(4, 1, 8)).ok().unwrap()));
+        let order: Vec<u64> = std::iter::from_fn(|| take(&queue)).collect();
+        assert_eq!(order, if others { vec![1, 4, 3, 2] } else { vec![3, 2, 1] });
+    }
+}
+
+#[test]
+fn warm_jobs_leave_a_worker_free() {
+    let queue = admission(100, 1_000);
+    let _places = [1, 2].map(|bytes| queue.enter(Lane::Warm, work(bytes)).ok().unwrap());
+    let running = queue.turn(None).try_recv().unwrap();
+    let mut free = queue.turn(None);
+    assert!(free.try_recv().is_err(), "both workers are at work ahead of time");
+    let _client = queue.enter(Lane::Cheap, work(3)).ok().unwrap();
+    let client = free.try_recv().unwrap();
+    assert_eq!(client.work().memory_bytes, 3);
+    running.finish(Err(JobError::Lost));
+    assert_eq!(take(&queue), Some(2));
+}
+
+#[test]
+fn a_queue_that_is_too_long_for_the_deadline_refuses_at_once() {
+    let queue = admission(100, 1_000);
+    queue.lock().pace.seconds_per_unit = 10.0;
+    // Two workers, ten seconds each: the deadline of a minute is met by those with a dozen before them.
+    let places: Vec<_> = (0..20).map_while(|_| queue.enter(Lane::Cheap, work(1)).ok()).collect();
+    assert_eq!(places.len(), 12);
+    assert_eq!(queue.enter(Lane::Cheap, work(1)).err(), Some(JobError::QueueFull));
+}
+
+#[tokio::test]
+async fn what_nobody_wants_leaves_the_queue_unless_it_has_begun() {
+    let queue = admission(100, 1_000);
+    let waiting = queue.enter(Lane::Cheap, work(1)).ok().unwrap();
+    assert_eq!(waiting.answer(std::future::ready(())).await.unwrap_err(), JobError::Unwanted);
+    assert_eq!(queue.load(), (0, 0, 0));
+    let begun = queue.enter(Lane::Cheap, work(2)).ok().unwrap();
+    let granted = queue.turn(None).try_recv().unwrap();
+    let answer = tokio::spawn(begun.answer(std::future::ready(())));
+    tokio::task::yield_now().await;
+    granted.finish(Err(JobError::Lost));
+    assert_eq!(answer.await.unwrap().unwrap_err(), JobError::Lost);
+}
