@@ -311,18 +311,28 @@ impl Renditions {
         deadline: Instant,
     ) -> Result<Ensured, EnsureError> {
         let resolved = self.resolve_by(image, spec, ask, deadline).await?;
-        if let Some(stored) = resolved.stored {
-            return Ok(Ensured { stored, planned: resolved.planned, how: How::Hit });
+        self.finish(lane, &image.location, resolved, deadline).await
+    }
+
+    /// What a solved request comes to: the rendition that is stored, else a render in this lane, or in that of its cost.
+    async fn finish(
+        self: &Arc<Self>,
+        lane: Option<Lane>,
+        location: &SourceRef,
+        Resolved { planned, stored, source_is_there }: Resolved,
+        deadline: Instant,
+    ) -> Result<Ensured, EnsureError> {
+        if let Some(stored) = stored {
+            return Ok(Ensured { stored, planned, how: How::Hit });
         }
-        if !resolved.source_is_there {
+        if !source_is_there {
             return Err(EnsureError::SourceGone("no rendition of its last version is stored"));
         }
-        let planned = resolved.planned;
         if let Some(error) = self.memory.recall(planned.key.path()) {
             return Err(error);
         }
         let lane = lane.unwrap_or_else(|| Lane::of(&planned.plan));
-        self.render(&image.location, &planned, lane, deadline).await
+        self.render(location, &planned, lane, deadline).await
     }
 
     /// Renders, or joins the render that is under way.
@@ -373,13 +383,25 @@ impl Renditions {
         spec: &FilterSpec,
         ask: Ask,
     ) -> Result<Result<Ensured, Left>, EnsureError> {
-        let Resolved { planned, stored, source_is_there } = self.resolve_by(image, spec, ask, self.deadline()).await?;
-        if let Some(stored) = stored {
-            return Ok(Ok(Ensured { stored, planned, how: How::Hit }));
+        let deadline = self.deadline();
+        match self.try_find_or_leave(image, spec, ask, deadline).await {
+            Err(EnsureError::SourceChanged) => self.try_find_or_leave(image, spec, ask, deadline).await,
+            result => result,
         }
-        if planned.key.format() != ImageFormat::Avif {
-            return self.ensure(image, spec, ask).await.map(Ok);
+    }
+
+    async fn try_find_or_leave(
+        self: &Arc<Self>,
+        image: &SourceImage,
+        spec: &FilterSpec,
+        ask: Ask,
+        deadline: Instant,
+    ) -> Result<Result<Ensured, Left>, EnsureError> {
+        let resolved = self.resolve_by(image, spec, ask, deadline).await?;
+        if resolved.stored.is_some() || resolved.planned.key.format() != ImageFormat::Avif {
+            return self.finish(None, &image.location, resolved, deadline).await.map(Ok);
         }
+        let Resolved { planned, source_is_there, .. } = resolved;
         let can_be_made = source_is_there && self.memory.recall(planned.key.path()).is_none();
         Ok(Err(Left { location: image.location.clone(), planned: can_be_made.then_some(planned) }))
     }

@@ -416,6 +416,21 @@ fn a_version_that_never_stays_is_not_mixed() {
 }
 
 #[test]
+fn a_file_that_is_replaced_between_asking_and_fetching_is_asked_for_again() {
+    const BROWSER: &str = "Accept: image/avif,image/webp,image/*,*/*;q=0.8\r\n";
+    // The first answer is of one version, all that follow are of another.
+    let stub = Stub::start(move |_, before, stream| {
+        answer(stream, "200 OK", &format!("ETag: \"{}\"\r\n", before.min(1)), &photo());
+    });
+    let site = Site::new(&config(&format!("http://{}/", stub.address), "fresh_seconds = 0\n")).serve();
+    let cases = [("a.jpg", "width-40", ""), ("b.jpg", "width-40|format-auto", ""), ("c.jpg", "width-40|format-auto", BROWSER)];
+    for (name, spec, accept) in cases {
+        let answer = site.gate("GET", &site.sign(&[&format!("web/{name}"), spec]), accept);
+        assert_eq!(answer.status, 200, "{spec} {accept}: {}", site.log());
+    }
+}
+
+#[test]
 fn a_site_that_is_away_is_left_alone_and_found_again() {
     let port = free_port();
     let address = ([127, 0, 0, 1], port).into();
