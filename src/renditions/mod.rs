@@ -435,22 +435,45 @@ impl Renditions {
         deadline: Instant,
     ) -> Result<Resolved, EnsureError> {
         let location = &image.location;
-        let (version, last) = match self.source(location)?.stat(&location.path).await {
-            Ok(stat) => (version(stat, image), None),
-            // As Wagtail: an image whose file is gone keeps the renditions it has.
-            Err(SourceError::Gone(why)) => match self.last_record(location).await? {
-                Some(record) => (record.version.clone(), Some(record)),
-                None => return Err(EnsureError::SourceGone(why)),
-            },
+        let why = match self.source(location)?.stat(&location.path).await {
+            Ok(stat) => {
+                let planned = self.planned(image, version(stat, image), None, spec, deadline).await?;
+                let stored = self.stored(&planned, ask).await?;
+                return Ok(Resolved { planned, stored, source_is_there: true });
+            }
+            Err(SourceError::Gone(why)) => why,
             Err(error) => return Err(error.into()),
         };
-        let source_is_there = last.is_none();
-        let planned = match self.planned.find(location, &version, spec, image.focal_point) {
-            Some(planned) => planned,
-            None => self.plan(image, version, last, spec, deadline).await?,
-        };
+        // As Wagtail: an image whose file is gone keeps the renditions it has.
+        let last = self.last_record(location).await?.ok_or(EnsureError::SourceGone(why))?;
+        let known = last.version.clone();
+        // The same file is asked for by its id, with a hash, and by its path, without one: each has renditions of its own,
+        // and what is missing of the one is served of the other.
+        let asked = SourceVersion { file_hash: image.file_hash.clone(), ..known.clone() };
+        let is_known = asked == known;
+        let planned = self.planned(image, asked, Some(last.clone()), spec, deadline).await?;
         let stored = self.stored(&planned, ask).await?;
-        Ok(Resolved { planned, stored, source_is_there })
+        if stored.is_some() || is_known {
+            return Ok(Resolved { planned, stored, source_is_there: false });
+        }
+        let planned = self.planned(image, known, Some(last), spec, deadline).await?;
+        let stored = self.stored(&planned, ask).await?;
+        Ok(Resolved { planned, stored, source_is_there: false })
+    }
+
+    /// What a spec makes of a version: solved before, or now.
+    async fn planned(
+        self: &Arc<Self>,
+        image: &SourceImage,
+        version: SourceVersion,
+        last: Option<Arc<SourceRecord>>,
+        spec: &FilterSpec,
+        deadline: Instant,
+    ) -> Result<Arc<Planned>, EnsureError> {
+        match self.planned.find(&image.location, &version, spec, image.focal_point) {
+            Some(planned) => Ok(planned),
+            None => self.plan(image, version, last, spec, deadline).await,
+        }
     }
 
     /// The rendition, if it is stored: as far as memory is trusted by its word, else by the disk's.
@@ -484,7 +507,7 @@ impl Renditions {
         Ok(found)
     }
 
-    /// Solves a spec that was not solved before, for the version given or, where its file is gone, for the last one known.
+    /// Solves a spec that was not solved before, for this version; `last` is what is known of a file that is gone.
     async fn plan(
         self: &Arc<Self>,
         image: &SourceImage,
@@ -497,7 +520,7 @@ impl Renditions {
         let source_is_there = last.is_none();
         let mut record = match last {
             Some(record) => record,
-            None => self.facts(location, version, deadline).await?,
+            None => self.facts(location, &version, deadline).await?,
         };
         if record.facts.format == ImageFormat::Svg && !self.svg_sources.contains(&location.source) {
             return Err(PlanError::Svg.into());
@@ -518,7 +541,7 @@ impl Renditions {
             self.note_focal_point(location, &record, point).await;
         }
         let terms = self.terms.of(spec);
-        Ok(self.planned.insert(Planned::new(location, &record.version, spec, image.focal_point, plan, terms)))
+        Ok(self.planned.insert(Planned::new(location, &version, spec, image.focal_point, plan, terms)))
     }
 
     /// The plan for a source image, as its record tells of it. Where `format-auto` leads to an AVIF that takes more memory than
@@ -546,17 +569,18 @@ impl Renditions {
         self.sources.get(&location.source).ok_or_else(|| EnsureError::UnknownSource(location.source.clone()))
     }
 
-    /// What a probe finds in this version of a source image: from memory, from the store's record, else from a worker.
+    /// What a probe finds in this version of a source image: from memory, from the store's record, else from a worker. The record
+    /// may say of the same file which hash the catalogue gives it, where the version does not.
     async fn facts(
         self: &Arc<Self>,
         location: &SourceRef,
-        version: SourceVersion,
+        version: &SourceVersion,
         deadline: Instant,
     ) -> Result<Arc<SourceRecord>, EnsureError> {
-        if let Some(record) = self.known.get(location).filter(|record| record.version == version) {
-            return Ok(record);
+        if let Some(record) = self.known_of(location, version) {
+            return Ok(self.hashed(location, record, version).await);
         }
-        let key = (location.clone(), version);
+        let key = (location.clone(), version.clone());
         let probe = |_| {
             let (this, (location, version)) = (self.clone(), key.clone());
             async move { this.find_facts(&location, version, deadline).await }
@@ -576,10 +600,10 @@ impl Renditions {
         let source_key = SourceKey::new(location);
         // A record that cannot be read is none: the probe decides, and the disk's own trouble shows when it is written to.
         let remembered = self.store.record(&source_key).await.ok().flatten();
-        if let Some(record) = remembered.filter(|record| record.version == version) {
+        if let Some(record) = remembered.filter(|record| is_same_file(&record.version, &version)) {
             let record = Arc::new(record);
             self.known.insert(location.clone(), record.clone());
-            return Ok(record);
+            return Ok(self.hashed(location, record, &version).await);
         }
         let memory_key = format!("{} {version:?}", source_key.directory());
         if let Some(error) = self.memory.recall(&memory_key) {
@@ -587,9 +611,33 @@ impl Renditions {
         }
         let facts =
             self.probe(location, &version, deadline).await.inspect_err(|error| self.memory.note(&memory_key, error))?;
+        // Whoever asked by another kind of URL may have been quicker: what it found stays.
+        if let Some(record) = self.known_of(location, &version) {
+            return Ok(self.hashed(location, record, &version).await);
+        }
         let record = Arc::new(SourceRecord::new(location.clone(), version, facts));
         self.remember(location, &record).await;
         Ok(record)
+    }
+
+    /// The record in memory, if it is of the file that has this version.
+    fn known_of(&self, location: &SourceRef, version: &SourceVersion) -> Option<Arc<SourceRecord>> {
+        self.known.get(location).filter(|record| is_same_file(&record.version, version))
+    }
+
+    /// A record of this version's file, with the version's hash in it where it has none.
+    async fn hashed(
+        &self,
+        location: &SourceRef,
+        record: Arc<SourceRecord>,
+        version: &SourceVersion,
+    ) -> Arc<SourceRecord> {
+        if record.version.file_hash.is_some() || version.file_hash.is_none() {
+            return record;
+        }
+        let record = Arc::new(SourceRecord { version: version.clone(), ..SourceRecord::clone(&record) });
+        self.remember(location, &record).await;
+        record
     }
 
     async fn remember(&self, location: &SourceRef, record: &Arc<SourceRecord>) {
@@ -638,7 +686,7 @@ impl Renditions {
         };
         let found = see.await.inspect_err(|error| self.memory.note(&memory_key, error))?;
         // Another look may have ended meanwhile: what it found stays.
-        let latest = self.known.get(location).filter(|known| known.version == record.version);
+        let latest = self.known_of(location, &record.version);
         let mut record = SourceRecord::clone(&latest.unwrap_or(record));
         record.findings.note(look, found);
         let record = Arc::new(record);
@@ -649,7 +697,7 @@ impl Renditions {
     /// Has the record say which focal point renditions of it were planned with.
     async fn note_focal_point(&self, location: &SourceRef, record: &Arc<SourceRecord>, point: FocalPoint) {
         // Another request may have noted something meanwhile: it stays.
-        let latest = self.known.get(location).filter(|known| known.version == record.version);
+        let latest = self.known_of(location, &record.version);
         let mut record = SourceRecord::clone(&latest.unwrap_or_else(|| record.clone()));
         if record.note_focal_point(point) {
             self.remember(location, &Arc::new(record)).await;
@@ -827,6 +875,13 @@ fn settles_in(version: &SourceVersion, now: SystemTime) -> Option<Duration> {
     // A date in the future says nothing about when the file was written.
     let age = now.duration_since(SystemTime::UNIX_EPOCH).ok()?.checked_sub(modified)?;
     TICK.checked_sub(age).filter(|rest| !rest.is_zero())
+}
+
+/// Whether two versions are of one file. The catalogue's hash tells them apart where both have one; a URL that names the path
+/// brings none.
+fn is_same_file(one: &SourceVersion, other: &SourceVersion) -> bool {
+    let hashes_agree = one.file_hash.is_none() || other.file_hash.is_none() || one.file_hash == other.file_hash;
+    Stat::from(one) == Stat::from(other) && hashes_agree
 }
 
 fn version(stat: Stat, image: &SourceImage) -> SourceVersion {

@@ -358,6 +358,43 @@ fn manifest_rows_name_their_source() {
     assert!(check.contains("there is no [sources.nowhere]"), "{check}");
 }
 
+/// A hash that the catalogue gives names other renditions, and does not make another file of it.
+#[test]
+fn a_file_is_one_file_by_id_and_by_path() {
+    let mut site = Site::new(&Backend::Manifest.section());
+    furnish(&site);
+    site.add("photo_port.jpg", "b.jpg");
+    let csv = "id,file,file_hash,focal_point_x,focal_point_y,focal_point_width,focal_point_height\n\
+               1,a.jpg,abc,10,20,30,40\n2,b.jpg,def,,,,\n";
+    std::fs::write(site.path("images.json"), csv).unwrap();
+    site.start();
+    let asked = [("1", "fill-40x40"), ("media/a.jpg", "width-30"), ("1", "width-31"), ("media/a.jpg", "fill-40x40|smart")];
+    let mut served = Vec::new();
+    for (number, (image, spec)) in asked.into_iter().enumerate() {
+        served.push(ask(&site, image, spec));
+        let record = site.stored()[0].with_file_name(".source.json");
+        let record = std::fs::read_to_string(site.path("renditions").join(record)).unwrap();
+        let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+        assert_eq!(record["version"]["file_hash"], "abc", "{number}: {record}");
+        assert_eq!(record["focal_points"].as_array().map(Vec::len), Some(1), "{number}: {record}");
+    }
+    assert!(served.iter().all(|(status, _)| *status == 200), "{served:?}\n{}", site.log());
+    // By its path alone: that is all that is known of it when it is gone.
+    let other = ask(&site, "media/b.jpg", "width-30");
+    let again = |site: &Site| asked.map(|(image, spec)| ask(site, image, spec));
+    for name in ["a.jpg", "b.jpg"] {
+        std::fs::remove_file(site.path("media").join(name)).unwrap();
+    }
+    for _ in 0..2 {
+        assert_eq!(again(&site).to_vec(), served, "{}", site.log());
+        assert_eq!([ask(&site, "2", "width-30"), ask(&site, "media/b.jpg", "width-30")], [other.clone(), other.clone()]);
+        assert_eq!(ask(&site, "2", "width-33").0, 410);
+        site.signal(rustix::process::Signal::TERM);
+        site.wait();
+        site.start();
+    }
+}
+
 #[test]
 fn sqlite() {
     behaves(&Backend::Sqlite);
