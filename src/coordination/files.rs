@@ -25,8 +25,9 @@ use super::{
     lease::{BEATS, Sign},
 };
 use crate::{
+    config::StoreConfig,
     model::{RenditionKey, key::LAYOUT},
-    store::{DRAFTS, LEASE, Lives, Owner, draft_name},
+    store::{DRAFTS, LEASE, Lives, Owner, Tree, draft_name},
 };
 
 /// Longest mark of an owner that is read.
@@ -38,17 +39,17 @@ pub struct LeaseFiles {
 }
 
 struct Inner {
-    folder: PathBuf,
+    tree: Tree,
     owner: Owner,
     counter: AtomicU64,
     abandoned_after: Duration,
 }
 
 impl LeaseFiles {
-    /// Leases of the store with this root; one without a sign of life for `abandoned_after` is taken over.
-    pub fn new(root: &Path, abandoned_after: Duration) -> Self {
-        let folder = root.join(LAYOUT).join(DRAFTS);
-        let inner = Inner { folder, owner: Owner::this_process(), counter: AtomicU64::new(0), abandoned_after };
+    /// Leases of a store in a folder; one without a sign of life for `abandoned_after` is taken over.
+    pub fn new(store: &StoreConfig, abandoned_after: Duration) -> Self {
+        let (tree, owner) = (Tree::new(store), Owner::this_process());
+        let inner = Inner { tree, owner, counter: AtomicU64::new(0), abandoned_after };
         Self { inner: Arc::new(inner) }
     }
 }
@@ -62,9 +63,13 @@ enum Held {
 }
 
 impl Inner {
+    fn folder(&self) -> PathBuf {
+        self.tree.root().join(LAYOUT).join(DRAFTS)
+    }
+
     fn path(&self, key: &RenditionKey) -> PathBuf {
         let name = key.path().rsplit('/').next().unwrap_or_default();
-        self.folder.join(format!("{LEASE}{name}"))
+        self.folder().join(format!("{LEASE}{name}"))
     }
 
     /// Creates a lease, if there is none: its mark.
@@ -73,8 +78,8 @@ impl Inner {
         let create = || rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR);
         let created = match create() {
             Err(Errno::NOENT) => {
-                // Before the first rendition of all; its own folders get their modes from the store.
-                std::fs::create_dir_all(&self.folder)?;
+                // Before the first rendition of all, or after somebody has emptied the store.
+                self.tree.make_dir(&format!("{LAYOUT}/{DRAFTS}"))?;
                 create()
             }
             result => result,
@@ -109,7 +114,7 @@ impl Inner {
     /// finds a living one in its hand puts it back.
     fn take_away(&self, path: &Path, mark: &str) -> io::Result<()> {
         let number = self.counter.fetch_add(1, Ordering::Relaxed);
-        let aside = self.folder.join(draft_name(&self.owner, number));
+        let aside = self.folder().join(draft_name(&self.owner, number));
         match std::fs::rename(path, &aside) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             result => result?,
@@ -203,7 +208,10 @@ impl Coordinator for LeaseFiles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ImageFormat, MediaPath, SourceRef, SourceVersion};
+    use crate::{
+        coordination::turn::tests::store,
+        model::{ImageFormat, MediaPath, SourceRef, SourceVersion},
+    };
 
     fn key(recipe: &str) -> RenditionKey {
         let location = SourceRef { source: "media".into(), path: MediaPath::parse("a.jpg").unwrap() };
@@ -212,7 +220,7 @@ mod tests {
     }
 
     fn leases(folder: &tempfile::TempDir, abandoned_after: Duration, owner: Owner) -> LeaseFiles {
-        let LeaseFiles { inner } = LeaseFiles::new(folder.path(), abandoned_after);
+        let LeaseFiles { inner } = LeaseFiles::new(&store(folder.path()), abandoned_after);
         let inner = Arc::into_inner(inner).unwrap();
         LeaseFiles { inner: Arc::new(Inner { owner, ..inner }) }
     }
@@ -241,6 +249,28 @@ mod tests {
         drop(lease);
         let folder = folder.path().join(LAYOUT).join(DRAFTS);
         crate::coordination::turn::tests::eventually(|| std::fs::read_dir(&folder).unwrap().count() == 0).await;
+    }
+
+    #[tokio::test]
+    async fn folders_that_a_lease_makes_are_like_the_stores_own() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("renditions");
+        // Neither what a umask leaves of 0777, nor what it lets through.
+        for dir_mode in [0o775, 0o700] {
+            let config = StoreConfig { dir_mode: crate::config::Mode(dir_mode), ..store(&root) };
+            let leases = LeaseFiles::new(&config, LONG);
+            let lease = claim(&leases, &mut Watch::default()).await.unwrap();
+            for made in [root.clone(), root.join(LAYOUT), root.join(LAYOUT).join(DRAFTS)] {
+                let mode = std::fs::metadata(&made).unwrap().permissions().mode() & 0o7777;
+                assert_eq!(mode, dir_mode, "{made:?} {mode:o}");
+            }
+            lease.release().await;
+            std::fs::remove_dir_all(&root).unwrap();
+        }
+        let nowhere = store(&folder.path().join("not-mounted/renditions"));
+        let claimed = LeaseFiles::new(&nowhere, LONG).claim(&key("x"), &mut Watch::default()).await;
+        assert!(claimed.is_err() && !folder.path().join("not-mounted").exists(), "the root's parents are not its to make");
     }
 
     #[tokio::test]

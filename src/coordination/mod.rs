@@ -77,7 +77,7 @@ pub fn coordinator(
     let lease = Duration::from_secs_f64(config.lease_seconds);
     Ok(match (config.kind, bucket) {
         (CoordinationKind::None, _) => None,
-        (CoordinationKind::Store, None) => Some(Arc::new(LeaseFiles::new(&store.root, lease))),
+        (CoordinationKind::Store, None) => Some(Arc::new(LeaseFiles::new(store, lease))),
         (CoordinationKind::Store, Some(bucket)) => Some(Arc::new(LeaseObjects::new(bucket.clone(), lease))),
         (CoordinationKind::Redis, _) => Some(Arc::new(RedisCoordinator::new(config, &url(config)?)?)),
         (CoordinationKind::Postgres, _) => Some(Arc::new(PostgresCoordinator::new(config, &url(config)?)?)),

@@ -200,12 +200,14 @@ pub(super) mod tests {
     use super::*;
     use crate::{
         at_once::at_once,
+        config::StoreConfig,
         coordination::LeaseFiles,
         model::{ImageFormat, MediaPath, SourceRef, SourceVersion},
     };
     use std::{
         convert::Infallible,
         future::pending,
+        path::Path,
         sync::atomic::{AtomicBool, Ordering::SeqCst},
     };
 
@@ -225,8 +227,12 @@ pub(super) mod tests {
         RenditionKey::new(&location, &version, "x", ImageFormat::Webp)
     }
 
+    pub fn store(root: &Path) -> StoreConfig {
+        StoreConfig { root: root.to_owned(), ..StoreConfig::default() }
+    }
+
     fn gate(folder: &tempfile::TempDir) -> Coordination {
-        let leases = LeaseFiles::new(folder.path(), Duration::from_secs(60));
+        let leases = LeaseFiles::new(&store(folder.path()), Duration::from_secs(60));
         Coordination::new(Some(Arc::new(leases)), Arc::new(Metrics::new()))
     }
 
@@ -272,7 +278,7 @@ pub(super) mod tests {
         let alone = Coordination::new(None, Arc::new(Metrics::new()));
         assert!(matches!(alone.turn(&key(), soon(), pending(), look).await, Ok(Turn::Make(None))));
         let away: Arc<dyn Coordinator> =
-            Arc::new(LeaseFiles::new(std::path::Path::new("/proc/nowhere"), Duration::from_secs(1)));
+            Arc::new(LeaseFiles::new(&store("/proc/nowhere".as_ref()), Duration::from_secs(1)));
         let lost = Coordination::new(Some(away), Arc::new(Metrics::new()));
         for _ in 0..2 {
             assert!(matches!(lost.turn(&key(), soon(), pending(), look).await, Ok(Turn::Make(None))));

@@ -11,7 +11,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt as _,
     },
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -21,13 +21,13 @@ use std::{
 
 use bytes::Bytes;
 use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps},
+    fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps},
     io::{Errno, retry_on_intr},
 };
 
 use super::{
     Candidate, Depth, Draft, Evicted, Owner, Pending, RECORD, RECORD_BYTES, Removed, RenditionFile, SourceRecord,
-    Space, Store, StoreError, StoredRendition, Walk, evict, sweep, walk,
+    Space, Store, StoreError, StoredRendition, Tree, Walk, evict, sweep, walk,
 };
 use crate::{
     config::StoreConfig,
@@ -45,9 +45,8 @@ pub struct FsStore {
 }
 
 struct Inner {
-    root: PathBuf,
+    tree: Tree,
     file_mode: Mode,
-    dir_mode: Mode,
     owner: Owner,
     counter: AtomicU64,
 }
@@ -56,9 +55,8 @@ impl FsStore {
     /// A store at `store.root`. The folder need not be there yet.
     pub fn new(config: &StoreConfig) -> Self {
         let inner = Inner {
-            root: config.root.clone(),
+            tree: Tree::new(config),
             file_mode: Mode::from_raw_mode(config.file_mode.0),
-            dir_mode: Mode::from_raw_mode(config.dir_mode.0),
             owner: Owner::this_process(),
             counter: AtomicU64::new(0),
         };
@@ -70,7 +68,7 @@ impl Inner {
     /// Hot path: one `stat` gives the length. An empty file, which no encoder makes, and anything that is no file count as
     /// absent and are replaced by the next render.
     fn look(&self, key: &RenditionKey) -> io::Result<Option<u64>> {
-        let path = self.root.join(key.path());
+        let path = self.tree.root().join(key.path());
         match uninterrupted(|| std::fs::symlink_metadata(&path)) {
             Ok(metadata) if metadata.is_file() && metadata.size() > 0 => Ok(Some(metadata.size())),
             Ok(_) => Ok(None),
@@ -81,53 +79,16 @@ impl Inner {
 
     fn read(&self, path: &str, max_bytes: u64) -> io::Result<Option<Bytes>> {
         let mut bytes = Vec::new();
-        match File::open(self.root.join(path)).and_then(|file| file.take(max_bytes + 1).read_to_end(&mut bytes)) {
+        match File::open(self.tree.root().join(path)).and_then(|file| file.take(max_bytes + 1).read_to_end(&mut bytes)) {
             Ok(read) => Ok((read as u64 <= max_bytes).then(|| bytes.into())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Opens a folder below the root, following no link.
-    fn open_dir(&self, path: &str) -> io::Result<OwnedFd> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = retry_on_intr(|| rustix::fs::open(&self.root, flags, Mode::empty()))?;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        Ok(retry_on_intr(|| rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve))?)
-    }
-
-    /// As [`Self::open_dir`], making what is missing. The root itself is made too, but not its parents.
-    fn make_dir(&self, path: &str) -> io::Result<OwnedFd> {
-        match self.open_dir(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            result => return result,
-        }
-        self.make_one(rustix::fs::CWD, &self.root)?;
-        let mut made = String::new();
-        for segment in path.split('/') {
-            let parent = self.open_dir(if made.is_empty() { "." } else { &made })?;
-            self.make_one(&parent, Path::new(segment))?;
-            if !made.is_empty() {
-                made.push('/');
-            }
-            made.push_str(segment);
-        }
-        self.open_dir(path)
-    }
-
-    /// Makes one folder, unless it is there.
-    fn make_one(&self, parent: impl AsFd, path: &Path) -> io::Result<()> {
-        match retry_on_intr(|| rustix::fs::mkdirat(&parent, path, self.dir_mode)) {
-            // The umask may have taken bits that nginx needs.
-            Ok(()) => Ok(retry_on_intr(|| rustix::fs::chmodat(&parent, path, self.dir_mode, AtFlags::empty()))?),
-            Err(Errno::EXIST) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// A new file with a temporary name.
     fn temporary(self: &Arc<Self>) -> io::Result<Temporary> {
-        let folder = self.make_dir(&format!("{LAYOUT}/{DRAFTS}"))?;
+        let folder = self.tree.make_dir(&format!("{LAYOUT}/{DRAFTS}"))?;
         let name = sweep::draft_name(&self.owner, self.counter.fetch_add(1, Ordering::Relaxed));
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
@@ -158,7 +119,7 @@ impl Inner {
     /// is in it: then it is made again.
     fn settle(&self, temporary: &mut Temporary, source: &SourceKey, name: &str) -> Result<(), StoreError> {
         let settle = |temporary: &mut Temporary| {
-            let directory = self.make_dir(&source.directory()).map_err(|error| ("make a folder", error))?;
+            let directory = self.tree.make_dir(&source.directory()).map_err(|error| ("make a folder", error))?;
             temporary.rename(directory.as_fd(), name).map_err(|error| ("rename", error))
         };
         let mut attempts = FOLDER_ATTEMPTS;
@@ -176,7 +137,7 @@ impl Inner {
         let path = source.directory();
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", &path));
         let mut removed = Removed::default();
-        let parent = match self.open_dir(parent) {
+        let parent = match self.tree.open_dir(parent) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(removed),
             result => result?,
         };
@@ -217,7 +178,7 @@ impl Inner {
     fn evict(self: &Arc<Self>, candidates: &[Candidate]) -> Vec<Evicted> {
         let evict = |Candidate { path, made_before }: &Candidate| {
             let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
-            let folder = match self.open_dir(directory) {
+            let folder = match self.tree.open_dir(directory) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Evicted::Absent),
                 result => result?,
             };
@@ -237,8 +198,8 @@ impl Inner {
     fn space(&self) -> io::Result<Space> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let open = |path: &Path| retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()));
-        let folder = match open(&self.root) {
-            Err(Errno::NOENT) => open(self.root.parent().unwrap_or(&self.root))?,
+        let folder = match open(self.tree.root()) {
+            Err(Errno::NOENT) => open(self.tree.root().parent().unwrap_or(self.tree.root()))?,
             result => result?,
         };
         evict::space(folder)
@@ -248,6 +209,7 @@ impl Inner {
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let opened = self
+            .tree
             .open_dir(folder)
             .and_then(|folder| Ok(retry_on_intr(|| rustix::fs::openat(&folder, name, flags, Mode::empty()))?));
         match opened {
@@ -262,7 +224,8 @@ impl Inner {
         for RenditionFile { path, bytes, .. } in renditions {
             let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
             let unlinked = self
-                .open_dir(folder)
+                .tree
+            .open_dir(folder)
                 .and_then(|folder| Ok(retry_on_intr(|| rustix::fs::unlinkat(&folder, name, AtFlags::empty()))?));
             match unlinked {
                 Ok(()) => removed = removed + Removed { files: 1, bytes: *bytes },
@@ -277,7 +240,7 @@ impl Inner {
     fn tidy(self: &Arc<Self>, source: &SourceKey) -> io::Result<bool> {
         let path = source.directory();
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", &path));
-        let (parent, folder) = match self.open_dir(parent).and_then(|parent| Ok((parent, self.open_dir(&path)?))) {
+        let (parent, folder) = match self.tree.open_dir(parent).and_then(|parent| Ok((parent, self.tree.open_dir(&path)?))) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             result => result?,
         };
@@ -329,7 +292,7 @@ impl Inner {
     fn record_text(&self, source: &SourceKey) -> io::Result<Option<Vec<u8>>> {
         use io::Read as _;
         use std::os::unix::fs::OpenOptionsExt as _;
-        let path = self.root.join(source.directory()).join(RECORD);
+        let path = self.tree.root().join(source.directory()).join(RECORD);
         let mut text = Vec::new();
         // Like everything in the store: no link is followed, and a FIFO is not waited for.
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
@@ -361,7 +324,7 @@ impl Inner {
         let folder = temporary.folder.try_clone()?;
         temporary.rename(folder.as_fd(), &name)?;
         retry_on_intr(|| rustix::fs::unlinkat(&folder, name.as_str(), AtFlags::empty()))?;
-        Ok(format!("folder {} takes, syncs and renames files", self.root.display()))
+        Ok(format!("folder {} takes, syncs and renames files", self.tree.root().display()))
     }
 }
 
@@ -492,7 +455,7 @@ impl Store for FsStore {
     }
 
     fn walk(&self, depth: Depth) -> Walk {
-        walk::of_folders(self.inner.root.clone(), depth)
+        walk::of_folders(self.inner.tree.root().to_owned(), depth)
     }
 
     fn evict(&self, candidates: Vec<Candidate>) -> Pending<'_, Vec<Evicted>> {
@@ -502,11 +465,11 @@ impl Store for FsStore {
     fn absent(&self, paths: Vec<String>) -> Pending<'_, Vec<String>> {
         blocking(&self.inner, move |inner| {
             let is_gone = |path: &String| {
-                let found = uninterrupted(|| std::fs::symlink_metadata(inner.root.join(path)));
+                let found = uninterrupted(|| std::fs::symlink_metadata(inner.tree.root().join(path)));
                 matches!(found, Err(error) if error.kind() == io::ErrorKind::NotFound)
             };
             // A store that is not there at all, as its disk may not be mounted, is nothing to conclude from.
-            inner.root.join(LAYOUT).metadata().map_err(failed("look at its root"))?;
+            inner.tree.root().join(LAYOUT).metadata().map_err(failed("look at its root"))?;
             Ok(paths.into_iter().filter(is_gone).collect())
         })
     }
@@ -521,7 +484,7 @@ impl Store for FsStore {
 
     fn sweep(&self, dry_run: bool) -> Pending<'_, u64> {
         blocking(&self.inner, move |inner| {
-            sweep::sweep(&inner.root.join(LAYOUT).join(DRAFTS), &inner.owner, dry_run)
+            sweep::sweep(&inner.tree.root().join(LAYOUT).join(DRAFTS), &inner.owner, dry_run)
                 .map_err(failed("sweep leftovers"))
         })
     }

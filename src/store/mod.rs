@@ -5,6 +5,7 @@ mod fs;
 mod owner;
 mod s3;
 mod sweep;
+mod tree;
 mod walk;
 
 use std::{fs::File, future::Future, io, pin::Pin, time::SystemTime};
@@ -19,6 +20,7 @@ pub use fs::FsStore;
 pub(crate) use owner::{Lives, Owner};
 pub use s3::S3Store;
 pub(crate) use sweep::{LEASE, draft_name};
+pub(crate) use tree::Tree;
 pub use walk::{Depth, ImageFolder, RenditionFile, Unfinished, Walk, Walked};
 
 use crate::{
