@@ -117,8 +117,7 @@ impl Coordination {
     async fn claim(&self, key: &RenditionKey, watch: &mut Watch) -> Option<Own> {
         let alone = Own { lease: None, outcome: Some("alone") };
         let Some(by) = &self.by else { return Some(Own { outcome: None, ..alone }) };
-        let now_ms = self.started.elapsed().as_millis() as u64;
-        if now_ms < self.alone_until_ms.load(Relaxed) {
+        if self.now_ms() < self.alone_until_ms.load(Relaxed) {
             return Some(alone);
         }
         let claimed = by.claim(key, watch).await;
@@ -133,10 +132,15 @@ impl Coordination {
             Ok(Claim::Nobodys) => Some(alone),
             Err(away) => {
                 tracing::warn!(reason = %away, "rendering without asking the other gates");
-                self.alone_until_ms.store(now_ms + LEFT_ALONE_MS, Relaxed);
+                // From now on: the question itself may have taken longer than that.
+                self.alone_until_ms.store(self.now_ms() + LEFT_ALONE_MS, Relaxed);
                 Some(alone)
             }
         }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
     }
 
     /// Tells the other gates, behind whoever asks.
@@ -201,7 +205,7 @@ pub(super) mod tests {
     use crate::{
         at_once::at_once,
         config::StoreConfig,
-        coordination::LeaseFiles,
+        coordination::{LeaseFiles, Pending},
         model::{ImageFormat, MediaPath, SourceRef, SourceVersion},
     };
     use std::{
@@ -284,5 +288,28 @@ pub(super) mod tests {
             assert!(matches!(lost.turn(&key(), soon(), pending(), look).await, Ok(Turn::Make(None))));
         }
         assert!(at_once(lost.claim(&key(), &mut Watch::default())).is_some(), "for a while it is not even asked");
+    }
+
+    /// A coordinator whose silence takes longer than it is left alone.
+    struct Silent;
+
+    impl Coordinator for Silent {
+        fn claim<'a>(&'a self, _: &'a RenditionKey, _: &'a mut Watch) -> Pending<'a, Claim> {
+            Box::pin(async {
+                tokio::time::sleep(Duration::from_millis(LEFT_ALONE_MS + 50)).await;
+                Err(Away("no answer in time".into()))
+            })
+        }
+
+        fn probe(&self) -> Pending<'_, String> {
+            Box::pin(std::future::ready(Err(Away("no answer in time".into()))))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_silent_coordinator_is_left_alone_from_the_end_of_its_silence() {
+        let lost = Coordination::new(Some(Arc::new(Silent)), Arc::new(Metrics::new()));
+        assert!(lost.claim(&key(), &mut Watch::default()).await.is_some());
+        assert!(at_once(lost.claim(&key(), &mut Watch::default())).is_some(), "it is not asked again at once");
     }
 }
