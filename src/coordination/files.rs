@@ -22,7 +22,7 @@ use rustix::{
 
 use super::{
     Away, Claim, Coordinator, Lease, Pending, Watch,
-    lease::{BEATS, Sign},
+    lease::{BEATS, ROUNDS, Sign},
 };
 use crate::{
     config::StoreConfig,
@@ -134,7 +134,7 @@ impl Inner {
     /// The mark of a lease that is ours now, and whether it was taken from a dead holder.
     fn claim(&self, path: &Path, watch: &mut Watch) -> io::Result<Option<(String, bool)>> {
         let mut taken_over = false;
-        loop {
+        for _ in 0..ROUNDS {
             if let Some(mark) = self.create(path)? {
                 return Ok(Some((mark, taken_over)));
             }
@@ -146,6 +146,7 @@ impl Inner {
             self.take_away(path, &sign.0)?;
             taken_over = true;
         }
+        Ok(None)
     }
 
     /// A sign of life. By the server's clock, where there is one.

@@ -6,6 +6,8 @@ use tokio::{sync::OwnedRwLockReadGuard, task::AbortHandle};
 
 /// Signs of life in the time after which a lease counts as abandoned.
 pub(super) const BEATS: u32 = 4;
+/// A claim that finds a lease there and then gone begins anew, so often: whoever asks comes again soon.
+pub(super) const ROUNDS: u32 = 3;
 
 /// What a claim comes to.
 pub enum Claim {

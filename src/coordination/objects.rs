@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use super::{
     Away, Claim, Coordinator, Lease, Pending, Watch,
-    lease::{BEATS, Sign},
+    lease::{BEATS, ROUNDS, Sign},
 };
 use crate::{
     model::{RenditionKey, key::LAYOUT},
@@ -77,7 +77,7 @@ impl Inner {
     async fn claim(&self, key: &str, watch: &mut Watch) -> Result<Found, Away> {
         let mark = self.owner.mark(self.counter.fetch_add(1, Ordering::Relaxed));
         let mut taken_over = false;
-        loop {
+        for _ in 0..ROUNDS {
             match self.bucket.put_if_absent(key, text(&mark, 0)).await.map_err(Away::new)? {
                 Creation::Created => return Ok(Found::Ours { mark, taken_over }),
                 Creation::Exists => {}
@@ -92,6 +92,7 @@ impl Inner {
             self.bucket.delete(key).await.map_err(Away::new)?;
             taken_over = true;
         }
+        Ok(Found::Theirs)
     }
 
     /// Removes a lease if it is still ours: a gate that slept too long has lost it.
