@@ -78,12 +78,10 @@ impl Inner {
     }
 
     fn read(&self, path: &str, max_bytes: u64) -> io::Result<Option<Bytes>> {
+        let Some(file) = self.open(path)? else { return Ok(None) };
         let mut bytes = Vec::new();
-        match File::open(self.tree.root().join(path)).and_then(|file| file.take(max_bytes + 1).read_to_end(&mut bytes)) {
-            Ok(read) => Ok((read as u64 <= max_bytes).then(|| bytes.into())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        let read = file.take(max_bytes + 1).read_to_end(&mut bytes)?;
+        Ok((read as u64 <= max_bytes).then(|| bytes.into()))
     }
 
     /// A new file with a temporary name.
@@ -205,6 +203,7 @@ impl Inner {
         evict::space(folder)
     }
 
+    /// Opens a file below the root for reading, if it is there. No link is followed, and a FIFO is not waited for.
     fn open(&self, path: &str) -> io::Result<Option<File>> {
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -248,7 +247,9 @@ impl Inner {
             rustix::fs::openat(&folder, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         })?)?;
         while let Some(entry) = entries.read() {
-            if !matches!(entry?.file_name().to_bytes(), b"." | b".." | b".source.json") {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if !matches!(name, b"." | b"..") && name != RECORD.as_bytes() {
                 return Ok(false);
             }
         }
@@ -290,17 +291,9 @@ impl Inner {
     }
 
     fn record_text(&self, source: &SourceKey) -> io::Result<Option<Vec<u8>>> {
-        use io::Read as _;
-        use std::os::unix::fs::OpenOptionsExt as _;
-        let path = self.tree.root().join(source.directory()).join(RECORD);
+        let Some(file) = self.open(&format!("{}/{RECORD}", source.directory()))? else { return Ok(None) };
         let mut text = Vec::new();
-        // Like everything in the store: no link is followed, and a FIFO is not waited for.
-        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        match File::options().read(true).custom_flags(flags.bits() as i32).open(path) {
-            Ok(file) => file.take(RECORD_BYTES).read_to_end(&mut text)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
+        file.take(RECORD_BYTES).read_to_end(&mut text)?;
         Ok(Some(text))
     }
 
@@ -596,6 +589,32 @@ mod tests {
         std::fs::remove_file(directory.join(RECORD)).unwrap();
         symlink("/etc/hostname", directory.join(RECORD)).unwrap();
         assert!(store.record(&source).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_is_read_lies_beneath_the_root_and_is_not_waited_for() {
+        let (folder, store) = store();
+        let key = key("x");
+        let stored = put(&store, &key, b"bytes").await.unwrap();
+        assert_eq!(store.read(&stored, 5).await.unwrap().as_deref(), Some(&b"bytes"[..]));
+        assert_eq!(store.read(&stored, 4).await, Ok(None));
+        let (path, outside) = (folder.path().join("r").join(&stored.path), folder.path().join("outside"));
+        std::fs::remove_file(&path).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
+        let read = tokio::time::timeout(std::time::Duration::from_secs(5), store.read(&stored, 5)).await;
+        assert_ne!(read.expect("an answer at once").unwrap().map(|bytes| bytes.len()), Some(5));
+        std::fs::remove_file(&path).unwrap();
+        symlink("/etc/hostname", &path).unwrap();
+        assert!(store.read(&stored, 1 << 20).await.is_err());
+        // A folder that was swapped for a link: neither a rendition nor a record is read through it.
+        let directory = path.parent().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::rename(directory, &outside).unwrap();
+        std::fs::write(outside.join(path.file_name().unwrap()), "other").unwrap();
+        std::fs::write(outside.join(RECORD), "{}").unwrap();
+        symlink(&outside, directory).unwrap();
+        assert!(store.read(&stored, 5).await.is_err());
+        assert!(store.record(key.source()).await.is_err());
     }
 
     #[tokio::test]
