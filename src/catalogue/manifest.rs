@@ -21,9 +21,15 @@ use crate::model::{ImageId, SourceImage};
 /// CSV has a header line; JSON is an array of objects. The columns are `id`, `file`, and where wanted `file_hash`,
 /// `source`, `focal_point_x`, `focal_point_y`, `focal_point_width`, `focal_point_height`; others are ignored.
 pub struct Manifest {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     file: PathBuf,
     sources: Sources,
     table: Mutex<Table>,
+    /// Held by whoever reads the changed file, off the runtime; the others wait for it there.
+    reading: Mutex<()>,
 }
 
 struct Table {
@@ -56,8 +62,10 @@ impl Manifest {
     /// When the file cannot be read, an entry is malformed or an id occurs twice: the message names file and entry.
     pub fn open(file: &Path, sources: Sources) -> Result<Self, CatalogueError> {
         let stamp = stamp(file).map_err(|error| unavailable(file, &error))?;
-        let images = Arc::new(read(file, &sources)?);
-        Ok(Self { file: file.to_owned(), sources, table: Mutex::new(Table { stamp, images }) })
+        let bytes = std::fs::read(file).map_err(|error| unavailable(file, &error))?;
+        let images = Arc::new(parse(file, &bytes, &sources)?);
+        let (table, reading) = (Mutex::new(Table { stamp, images }), Mutex::default());
+        Ok(Self { inner: Arc::new(Inner { file: file.to_owned(), sources, table, reading }) })
     }
 
     /// Reads a manifest's bytes: JSON if they begin with a bracket, else CSV.
@@ -77,32 +85,62 @@ impl Manifest {
         Ok(images)
     }
 
-    /// The present table. A manifest that is gone or has become unreadable leaves the last good one in place.
-    fn images(&self) -> Arc<Images> {
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        match stamp(&self.file) {
-            Ok(stamp) if stamp != table.stamp => {
-                table.stamp = stamp;
-                match read(&self.file, &self.sources) {
-                    Ok(images) => table.images = Arc::new(images),
-                    Err(error) => tracing::warn!(%error, "the changed manifest is not usable; the last good one stays"),
-                }
-            }
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "the manifest cannot be read; the last good one stays"),
+    /// The present table.
+    async fn images(&self) -> Arc<Images> {
+        let (images, changed) = self.inner.known();
+        if changed.is_none() {
+            return images;
         }
-        table.images.clone()
+        let inner = self.inner.clone();
+        tokio::task::spawn_blocking(move || inner.read()).await.unwrap_or(images)
+    }
+}
+
+impl Inner {
+    /// Reads the changed file. One that is gone or has become unusable leaves the last good table in place.
+    fn read(&self) -> Arc<Images> {
+        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let (images, changed) = self.known();
+        // Somebody else has read it meanwhile.
+        let Some(stamp) = changed else { return images };
+        let images = match std::fs::read(&self.file) {
+            // Nothing was seen of what it says: the next one tries again.
+            Err(error) => {
+                self.warn(&error);
+                return images;
+            }
+            Ok(bytes) => match parse(&self.file, &bytes, &self.sources) {
+                Ok(images) => Arc::new(images),
+                Err(error) => {
+                    tracing::warn!(%error, "the changed manifest is not usable; the last good one stays");
+                    images
+                }
+            },
+        };
+        *self.table.lock().unwrap_or_else(PoisonError::into_inner) = Table { stamp, images: images.clone() };
+        images
+    }
+
+    /// The table that was read last, and the file's stamp if it is another one by now.
+    fn known(&self) -> (Arc<Images>, Option<Stamp>) {
+        let stamp = stamp(&self.file).inspect_err(|error| self.warn(error)).ok();
+        let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        (table.images.clone(), stamp.filter(|stamp| *stamp != table.stamp))
+    }
+
+    fn warn(&self, error: &std::io::Error) {
+        tracing::warn!(file = %self.file.display(), %error, "the manifest cannot be read; the last good one stays");
     }
 }
 
 impl Catalogue for Manifest {
     fn find(&self, id: ImageId) -> Finding<'_> {
-        Box::pin(async move { Found::Ok(self.images().get(&id).cloned()) })
+        Box::pin(async move { Found::Ok(self.images().await.get(&id).cloned()) })
     }
 
     fn list(&self, after: Option<ImageId>) -> Listing<'_> {
         Box::pin(async move {
-            let images = self.images();
+            let images = self.images().await;
             let mut ids: Vec<ImageId> =
                 images.keys().copied().filter(|id| after.is_none_or(|after| *id > after)).collect();
             if ids.len() > PAGE_ROWS {
@@ -116,7 +154,7 @@ impl Catalogue for Manifest {
 
     fn search<'a>(&'a self, text: &'a str) -> Searching<'a> {
         Box::pin(async move {
-            let (images, text) = (self.images(), text.to_lowercase());
+            let (images, text) = (self.images().await, text.to_lowercase());
             let mut found: Vec<Match> = images
                 .iter()
                 .map(|(id, image)| Match { id: *id, title: None, image: image.clone() })
@@ -129,7 +167,7 @@ impl Catalogue for Manifest {
     }
 
     fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>> {
-        Box::pin(async { Ok(format!("manifest with {} images; {}", self.images().len(), self.sources)) })
+        Box::pin(async { Ok(format!("manifest with {} images; {}", self.images().await.len(), self.inner.sources)) })
     }
 }
 
@@ -138,9 +176,9 @@ fn stamp(file: &Path) -> std::io::Result<Stamp> {
     Ok((metadata.len(), metadata.modified().ok()))
 }
 
-fn read(file: &Path, sources: &Sources) -> Result<Images, CatalogueError> {
-    let bytes = std::fs::read(file).map_err(|error| unavailable(file, &error))?;
-    Manifest::parse(&bytes, sources).map_err(|error| match error {
+/// As [`Manifest::parse`], with the file's name in the message.
+fn parse(file: &Path, bytes: &[u8], sources: &Sources) -> Result<Images, CatalogueError> {
+    Manifest::parse(bytes, sources).map_err(|error| match error {
         CatalogueError::Unavailable(problem) => unavailable(file, &problem),
         other => other,
     })
@@ -203,8 +241,8 @@ mod tests {
         Manifest::open(file.path(), Sources::local("media")).map_err(|error| error.to_string())
     }
 
-    #[test]
-    fn csv_and_json_say_the_same() {
+    #[tokio::test]
+    async fn csv_and_json_say_the_same() {
         let csv = open(
             "id,file,focal_point_x,focal_point_y,focal_point_width,focal_point_height,title\n\
              1,a.jpg,10,20,30,40,x\n2, b/c.png ,,,,,\n",
@@ -215,9 +253,10 @@ mod tests {
                  "focal_point_height":40,"title":"x"},{"id":2,"file":"b/c.png"}]"#,
         )
         .unwrap();
-        assert_eq!(csv.images(), json.images());
-        assert_eq!(csv.images()[&ImageId(1)].focal_point.map(|f| f.width), Some(30.0));
-        assert_eq!(csv.images()[&ImageId(2)].location.to_string(), "media/b/c.png");
+        let (csv, json) = (csv.images().await, json.images().await);
+        assert_eq!(csv, json);
+        assert_eq!(csv[&ImageId(1)].focal_point.map(|f| f.width), Some(30.0));
+        assert_eq!(csv[&ImageId(2)].location.to_string(), "media/b/c.png");
     }
 
     #[test]
@@ -257,6 +296,24 @@ mod tests {
         std::fs::write(file.path(), "id,file\n1,a.jpg\n2,b.jpg\n").unwrap();
         assert!(manifest.find(ImageId(2)).await.unwrap().is_some());
         std::fs::write(file.path(), "id,file\nbroken").unwrap();
+        assert!(manifest.find(ImageId(2)).await.unwrap().is_some());
+    }
+    /// Root reads whatever it likes, but not a folder: what could not be read is read as soon as it can be.
+    #[tokio::test]
+    async fn a_file_that_could_not_be_read_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("images.csv");
+        std::fs::write(&file, "id,file\n1,a.jpg\n").unwrap();
+        let manifest = Manifest::open(&file, Sources::local("media")).unwrap();
+        let (aside, changed) = (folder.path().join("aside"), "id,file\n1,a.jpg\n2,b.jpg\n");
+        std::fs::write(&aside, changed).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        assert!(manifest.find(ImageId(1)).await.unwrap().is_some());
+        let unread = stamp(&file).unwrap();
+        assert_ne!(manifest.inner.table.lock().unwrap().stamp, unread, "nothing is known of it");
+        std::fs::remove_dir(&file).unwrap();
+        std::fs::rename(&aside, &file).unwrap();
         assert!(manifest.find(ImageId(2)).await.unwrap().is_some());
     }
 }
