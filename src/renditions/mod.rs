@@ -725,7 +725,11 @@ impl Renditions {
             return Ok(Some(record));
         }
         let record = self.store.record(&SourceKey::new(location)).await.map_err(|error| self.store_failed(error))?;
-        Ok(record.map(Arc::new))
+        let record = record.map(Arc::new);
+        if let Some(record) = &record {
+            self.known.insert(location.clone(), record.clone());
+        }
+        Ok(record)
     }
 
     /// Opens a source image and sees that it is the version that was planned for.
