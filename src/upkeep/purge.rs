@@ -101,6 +101,7 @@ pub async fn purge(app: &App, subjects: &[(String, Subject<'_>)]) -> Result<Purg
     }
     let removed = app.renditions.purge(&locations).await;
     app.solved.forget(&locations);
+    ids.iter().for_each(|id| app.catalogue.forget(Some(*id)));
     let event = Event::Purged { locations: locations.iter().cloned().collect(), ids };
     app.renditions.coordination().tell_now(&event).await;
     let Removed { files, bytes } = removed?;

@@ -395,6 +395,27 @@ fn a_file_is_one_file_by_id_and_by_path() {
     }
 }
 
+/// Whoever purges an image has had its row in mind, whatever became of it.
+#[test]
+fn a_purged_row_is_not_remembered() {
+    let ops = format!("[ops]\ntoken = \"{}\"\n", crate::harness::OPS_TOKEN);
+    let section = Backend::Sqlite.section().replace("cache_seconds = 0.2", "cache_seconds = 3600");
+    let mut site = Site::new(&format!("{section}{ops}"));
+    furnish(&site);
+    Backend::Sqlite.execute(site.folder.path(), &[
+        "CREATE TABLE wagtailimages_image (id INTEGER PRIMARY KEY, title TEXT, file TEXT, file_hash TEXT, \
+         focal_point_x INTEGER, focal_point_y INTEGER, focal_point_width INTEGER, focal_point_height INTEGER)",
+        "INSERT INTO wagtailimages_image (id, title, file, file_hash) VALUES (1, '', 'a.jpg', '')",
+    ]);
+    site.start();
+    assert_eq!(statuses(&site, &[1]), [200], "{}", site.log());
+    // The purge itself cannot use it, so it learns nothing that would count instead of what is remembered.
+    Backend::Sqlite.execute(site.folder.path(), &["UPDATE wagtailimages_image SET file = '../secret.jpg'"]);
+    assert_eq!(statuses(&site, &[1]), [200]);
+    assert_eq!(site.called("/purge", serde_json::json!({"refs": ["1"]}))["files"], 1);
+    assert_eq!(statuses(&site, &[1]), [400], "{}", site.log());
+}
+
 #[test]
 fn sqlite() {
     behaves(&Backend::Sqlite);
