@@ -329,7 +329,11 @@ impl<'a> Run<'a> {
             Err(SourceError::Gone(_)) if !self.options.orphans => by_record,
             Err(SourceError::Gone(_)) => Verdict::Orphan(Reason::OriginalGone),
             Err(error) => {
-                self.collected.sources_away.insert(location.source.clone(), error.to_string());
+                // One file's trouble is not its source's, unless that says so itself.
+                let may_be_away = matches!(error, SourceError::Unavailable(_) | SourceError::TimedOut(_));
+                if may_be_away && let Err(error) = source.probe().await {
+                    self.collected.sources_away.insert(location.source.clone(), error.to_string());
+                }
                 Verdict::Unknown
             }
         }

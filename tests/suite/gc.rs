@@ -5,12 +5,19 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Output,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
 };
 
 use serde_json::{Value, json};
 
-use crate::harness::{OPS_TOKEN, Site, files};
+use crate::{
+    harness::{OPS_TOKEN, Site, files},
+    stub::{Stub, answer},
+};
 
 /// What is out of date need not wait.
 const AT_ONCE: &str = "[store]\ngc_grace_seconds = 0\n";
@@ -142,6 +149,36 @@ fn what_is_gone_keeps_its_renditions_until_orphans_are_asked_for() {
     let (done, _) = said(&site, &["gc", "--orphans"]);
     assert_eq!(done["removed"]["source_not_configured"]["files"], 1, "{done}");
     assert!(!other[0].exists() && are_there(&stays));
+}
+
+/// A site that refuses some of its files is there all the same.
+#[test]
+fn one_files_trouble_is_not_its_sources() {
+    let is_changed = Arc::new(AtomicBool::new(false));
+    let changed = is_changed.clone();
+    let stub = Stub::start(move |asked, _, stream| {
+        let number: usize = asked.parts()[0].trim_end_matches(".jpg").parse().unwrap();
+        match (changed.load(Ordering::SeqCst), number % 2) {
+            (false, _) => answer(stream, "200 OK", "", &fs::read(crate::vectors::folder().join("images/photo_land.jpg")).unwrap()),
+            (true, 0) => answer(stream, "403 Forbidden", "", b""),
+            (true, _) => answer(stream, "404 Not Found", "", b""),
+        }
+    });
+    let web = format!(
+        "{AT_ONCE}[sources.web]\nkind = \"http\"\n[sources.web.http]\nbase_url = \"http://{}/\"\n\
+         allow_addresses = [\"127.0.0.1\"]\n",
+        stub.address
+    );
+    let site = Site::new(&web).serve();
+    site.add("photo_land.jpg", "a.jpg");
+    let made: Vec<PathBuf> = (0..8).flat_map(|number| make(&site, &format!("web/{number}.jpg"), &["width-60"])).collect();
+    is_changed.store(true, Ordering::SeqCst);
+    let (done, code) = said(&site, &["gc", "--orphans"]);
+    assert_eq!((&done["removed"]["original_gone"]["files"], &done["unjudged"]["files"], code), (&4.into(), &4.into(), 0), "{done}");
+    assert_eq!(done["sources_away"], json!({}), "{done}");
+    for (number, path) in made.iter().enumerate() {
+        assert_eq!(path.exists(), number % 2 == 0, "{number}");
+    }
 }
 
 #[test]
