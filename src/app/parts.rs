@@ -102,7 +102,12 @@ pub(super) fn bucket(section: &str, settings: &S3Config) -> Result<Bucket, Build
 pub(super) fn store(config: &Config, bucket: Option<&Arc<Bucket>>) -> Arc<dyn Store> {
     match (config.store.kind, bucket) {
         // The config's check has seen to it that the one comes with the other.
-        (StoreKind::S3, Some(bucket)) => Arc::new(S3Store::new(bucket.clone(), config.originals.root.clone())),
+        (StoreKind::S3, Some(bucket)) => {
+            // So long without a sign of life no holder is alive, and no waiter has taken over.
+            let abandoned_after = config.store.gc_grace_seconds.max(10.0 * config.coordination.lease_seconds);
+            let abandoned_after = Duration::from_secs_f64(abandoned_after);
+            Arc::new(S3Store::new(bucket.clone(), config.originals.root.clone(), abandoned_after))
+        }
         (StoreKind::Fs | StoreKind::S3, _) => Arc::new(FsStore::new(&config.store)),
     }
 }

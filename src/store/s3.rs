@@ -1,19 +1,29 @@
 //! Renditions in an S3-compatible object store: a local file without a name, then one PUT.
 //!
 //! An object is there whole or not at all, so nobody meets half an image; a PUT that fails leaves nothing to be seen. There are
-//! no multipart uploads: nothing is left behind of one that breaks off, and nothing has to be swept.
+//! no multipart uploads: nothing is left behind of one that breaks off. What has to be swept are the leases of gates that were
+//! killed.
 
-use std::{fs::File, io, os::unix::fs::FileExt as _, path::PathBuf, sync::Arc};
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt as _,
+    path::PathBuf,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 
 use super::{
-    Depth, Draft, Pending, RECORD, RECORD_BYTES, Removed, RenditionFile, SourceRecord, Store, StoreError,
-    StoredRendition, Walk, walk,
+    DRAFTS, Depth, Draft, Pending, RECORD, RECORD_BYTES, Removed, RenditionFile, SourceRecord, Store, StoreError,
+    StoredRendition, Walk, sweep, walk,
 };
 use crate::{
     model::{RenditionKey, SourceKey, key::LAYOUT},
-    remote::s3::{self, Bucket, Creation, S3Error, S3ErrorKind},
+    remote::s3::{self, Bucket, Object, S3Error, S3ErrorKind},
     unnamed::unnamed_file,
 };
 
@@ -25,21 +35,16 @@ pub struct S3Store {
     bucket: Arc<Bucket>,
     /// Where renditions are written to before they are put: a folder of this machine.
     drafts: PathBuf,
+    /// Leases without a sign of life for so long are nobody's.
+    abandoned_after: Duration,
 }
 
 impl S3Store {
-    /// The renditions of a bucket; on their way there they are in files without names in a local folder.
-    pub fn new(bucket: Arc<Bucket>, drafts: PathBuf) -> Self {
-        Self { bucket, drafts }
-    }
-
-    /// Creates a small object unless there is one: what leases are made of. [`Creation::Unsupported`] where the store
-    /// overwrites whatever is asked, which is found out once.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn put_if_absent(&self, key: &str, bytes: Bytes) -> Result<Creation, StoreError> {
-        self.bucket.put_if_absent(key, bytes).await.map_err(|error| failed("create an object", &error))
+    /// The renditions of a bucket; on their way there they are in files without names in a local folder. A sweep removes what
+    /// has not changed for `abandoned_after`, by the store's clock against ours: many times as long as a lease lasts without
+    /// a sign of life.
+    pub fn new(bucket: Arc<Bucket>, drafts: PathBuf, abandoned_after: Duration) -> Self {
+        Self { bucket, drafts, abandoned_after }
     }
 
     async fn look(&self, key: &RenditionKey) -> Result<Option<StoredRendition>, StoreError> {
@@ -101,6 +106,36 @@ impl S3Store {
         }
         self.bucket.delete(key).await.map_err(|error| failed("remove a record", &error))?;
         Ok(true)
+    }
+
+    /// Removes abandoned leases, or with `dry_run` only counts them: how many.
+    async fn take_leases(&self, dry_run: bool) -> Result<u64, StoreError> {
+        let listing = format!("{LAYOUT}/{DRAFTS}");
+        let (mut objects, mut removed) = (pin!(self.bucket.list_pages(&listing)), 0);
+        while let Some(object) = objects.next().await {
+            let (key, object) = object.map_err(|error| failed("list the leases", &error))?;
+            let is_ours = key.rsplit('/').next().is_some_and(sweep::is_unfinished);
+            if is_ours && self.is_abandoned(&object) && (dry_run || self.take_lease(&key).await?) {
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Removes one, unless it was taken over since it was listed.
+    async fn take_lease(&self, key: &str) -> Result<bool, StoreError> {
+        let found = self.bucket.head(key).await.map_err(|error| failed("look up a lease", &error))?;
+        let is_left = found.is_some_and(|object| self.is_abandoned(&object));
+        if is_left {
+            self.bucket.delete(key).await.map_err(|error| failed("remove a lease", &error))?;
+        }
+        Ok(is_left)
+    }
+
+    fn is_abandoned(&self, object: &Object) -> bool {
+        let changed = u64::try_from(object.modified_ns).map_or(Duration::ZERO, Duration::from_nanos);
+        let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + changed);
+        age.is_ok_and(|age| age > self.abandoned_after)
     }
 
     /// A file of this machine without a name.
@@ -249,8 +284,8 @@ impl Store for S3Store {
         Box::pin(self.try_out())
     }
 
-    /// Nothing has a name before it is whole.
-    fn sweep(&self, _dry_run: bool) -> Pending<'_, u64> {
-        Box::pin(std::future::ready(Ok(0)))
+    /// Renditions have no name before they are whole, but leases have.
+    fn sweep(&self, dry_run: bool) -> Pending<'_, u64> {
+        Box::pin(self.take_leases(dry_run))
     }
 }

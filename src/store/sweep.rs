@@ -21,6 +21,11 @@ pub(crate) fn draft_name(owner: &Owner, number: u64) -> String {
     format!("{DRAFT}{}", owner.mark(number))
 }
 
+/// Whether what has this name is an unfinished file or a lease.
+pub(super) fn is_unfinished(name: &str) -> bool {
+    name.starts_with(DRAFT) || name.starts_with(LEASE)
+}
+
 /// Whether a file of this name and age is nobody's: made on this host by a process that is gone, or simply too old.
 fn is_abandoned(owner: &Owner, name: &str, changed: SystemTime, lives: &mut Lives) -> bool {
     let gone = name.strip_prefix(DRAFT).is_some_and(|mark| owner.is_gone(mark, lives));
@@ -38,8 +43,7 @@ pub(super) fn sweep(folder: &Path, owner: &Owner, dry_run: bool) -> io::Result<u
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
-        let ours = |name: &&str| name.starts_with(DRAFT) || name.starts_with(LEASE);
-        let Some(name) = name.to_str().filter(ours) else { continue };
+        let Some(name) = name.to_str().filter(|name| is_unfinished(name)) else { continue };
         // A file that vanishes meanwhile was published or swept by somebody else.
         let Ok(metadata) = entry.metadata() else { continue };
         // Not when it was modified: a rendition that is about to be published has been given a date in the past.
