@@ -2,16 +2,25 @@
 
 use std::{
     net::TcpStream,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use rustix::process::Signal;
-use sendimage::remote::s3::Creation;
+use sendimage::{
+    coordination::{Claim, Coordinator as _, LeaseObjects, Watch},
+    model::{ImageFormat, MediaPath, RenditionKey, SourceRef, SourceVersion},
+    remote::s3::Creation,
+};
 
 use crate::{
     buckets::{self, Hands, ObjectServer, Relay, SECRET, Way, lines},
     harness::{Response, Site, exchange, system_path, wait_for},
+    stub::{Asked, Stub, answer},
 };
 
 /// A store, the way to it, and a site whose originals and renditions are there.
@@ -476,6 +485,106 @@ fn only_one_of_many_creates_where_the_store_can_tell() {
         hands.run(hands.bucket.delete_all(&keys)).unwrap();
         assert_eq!(hands.run(hands.bucket.list("many")).unwrap(), []);
     }
+}
+
+/// Reads a request to its end, so that nothing of the answer is lost.
+fn read_body(asked: &Asked, stream: &mut TcpStream) {
+    let (head, body) = asked.head.split_once("\r\n\r\n").unwrap();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |text| text.parse().unwrap());
+    std::io::Read::read_exact(stream, &mut vec![0; usize::saturating_sub(length, body.len())]).unwrap();
+}
+
+#[test]
+fn what_is_gone_already_does_not_keep_the_rest() {
+    let stub = Stub::start(|asked, _, stream| {
+        read_body(asked, stream);
+        match asked.head.split(' ').next().unwrap() {
+            "post" => answer(stream, "501 Not Implemented", "", b"<Error><Code>NotImplemented</Code></Error>"),
+            _ if asked.target.contains("gone") => answer(stream, "404 Not Found", "", b"<Error><Code>NoSuchKey</Code></Error>"),
+            _ => answer(stream, "204 No Content", "", b""),
+        }
+    });
+    let hands = Hands::new(stub.address.port(), "b");
+    let name = |number: usize| format!("r1/{}{number}", if number.is_multiple_of(9) { "gone" } else { "there" });
+    let keys: Vec<String> = (0..70).map(name).collect();
+    hands.run(hands.bucket.delete_all(&keys)).unwrap();
+    for key in &keys {
+        assert_eq!(stub.count(&format!("/b/{key}")), 1, "{key}");
+    }
+    hands.run(hands.bucket.delete("r1/gone")).unwrap();
+}
+
+#[test]
+fn a_store_that_is_ill_for_a_moment_removes_in_bulk_after_it() {
+    const DONE: &[u8] = b"<DeleteResult><Deleted><Key>r1/a</Key></Deleted><Deleted><Key>r1/b</Key></Deleted></DeleteResult>";
+    let is_ill = Arc::new(AtomicBool::new(true));
+    let ill = is_ill.clone();
+    let stub = Stub::start(move |asked, _, stream| {
+        read_body(asked, stream);
+        match ill.load(Ordering::SeqCst) {
+            true => answer(stream, "500 Internal Server Error", "", b"<Error><Code>InternalError</Code></Error>"),
+            false => answer(stream, "200 OK", "", DONE),
+        }
+    });
+    let hands = Hands::new(stub.address.port(), "b");
+    let keys = ["r1/a".to_owned(), "r1/b".to_owned()];
+    hands.run(hands.bucket.delete_all(&keys)).unwrap_err();
+    is_ill.store(false, Ordering::SeqCst);
+    let before = stub.asked().len();
+    hands.run(hands.bucket.delete_all(&keys)).unwrap();
+    let asked = &stub.asked()[before..];
+    assert!(asked.len() == 1 && asked[0].head.starts_with("post "), "{asked:?}");
+}
+
+/// As S3 answers of a key that is just being removed: it is there, and it is not.
+#[test]
+fn a_lease_that_is_there_and_is_not_is_somebody_elses() {
+    let stub = Stub::start(|asked, before, stream| {
+        read_body(asked, stream);
+        let is_lease = asked.target.contains(".lease-");
+        match asked.head.split(' ').next().unwrap() {
+            "put" if before == 0 && !is_lease => answer(stream, "200 OK", "ETag: \"a\"\r\n", b""),
+            "put" => answer(stream, "409 Conflict", "", b"<Error><Code>ConditionalRequestConflict</Code></Error>"),
+            "get" => answer(stream, "404 Not Found", "", b"<Error><Code>NoSuchKey</Code></Error>"),
+            _ => answer(stream, "204 No Content", "", b""),
+        }
+    });
+    let bucket = Arc::new(Hands::new(stub.address.port(), "b").bucket);
+    let leases = LeaseObjects::new(bucket, Duration::from_secs(10));
+    let location = SourceRef { source: "far".into(), path: MediaPath::parse("a.jpg").unwrap() };
+    let version = SourceVersion { bytes: 1, modified_ns: 2, etag: None, file_hash: None };
+    let key = RenditionKey::new(&location, &version, "x", ImageFormat::Webp);
+    let claimed = tokio::runtime::Runtime::new().unwrap().block_on(async {
+        tokio::time::timeout(Duration::from_secs(10), leases.claim(&key, &mut Watch::default())).await
+    });
+    assert!(matches!(claimed, Ok(Ok(Claim::Theirs))), "{}", stub.asked().len());
+}
+
+#[test]
+fn leases_of_killed_gates_are_swept_and_living_ones_are_not() {
+    if !buckets::is_there("s3s-fs") {
+        return;
+    }
+    let far = Far::start("s3s-fs", &More { rest: "[coordination]\nlease_seconds = 7\n", ..More::default() });
+    let key = |name: &str| format!("pictures/v1/r1/.tmp-drafts/{name}");
+    for name in [".lease-old.webp", ".tmp-create-old", ".lease-new.webp", "foreign"] {
+        far.renditions.run(far.renditions.bucket.put(&key(name), b"gate 1"[..].into(), "text/plain")).unwrap();
+        if name != ".lease-new.webp" {
+            // The store's date of it is the file's.
+            let file = std::fs::File::options().write(true).open(far.site.path("far/renditions").join(key(name))).unwrap();
+            file.set_modified(std::time::SystemTime::now() - Duration::from_secs(2 * 3600)).unwrap();
+        }
+    }
+    let leftovers = |arguments: &[&str]| {
+        let output = far.site.run(&[arguments, &["--json"]].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()["leftovers"].as_u64().unwrap()
+    };
+    assert_eq!((leftovers(&["gc", "--dry-run"]), leftovers(&["gc"]), leftovers(&["gc"])), (2, 2, 0));
+    let left = far.renditions.run(far.renditions.bucket.list("pictures")).unwrap();
+    let left: Vec<String> = left.into_iter().map(|(key, _)| key).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+    assert!([".lease-new.webp", "foreign"].iter().all(|name| left.contains(&key(name))), "{left:?}");
 }
 
 /// Hosts, ports, TLS, the bucket in the path or in the host's name; with a cache and without.

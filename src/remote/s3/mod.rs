@@ -380,26 +380,37 @@ impl Bucket {
         if paths.is_empty() {
             return Ok(());
         }
-        if paths.len() > 1 && self.removes_in_bulk.load(Ordering::Relaxed) {
-            let stream = futures_util::stream::iter(paths.clone()).map(Ok).boxed();
-            match self.bounded(self.store.delete_stream(stream).try_collect::<Vec<_>>()).await {
-                Err(error) if matches!(error.kind, S3ErrorKind::NotSupported | S3ErrorKind::Failed) => {
-                    tracing::info!(bucket = %self, %error, "objects are removed one by one");
-                    self.removes_in_bulk.store(false, Ordering::Relaxed);
-                }
-                result => return result.map(|_| ()),
-            }
+        if paths.len() == 1 || !self.removes_in_bulk.load(Ordering::Relaxed) {
+            return self.remove_plainly(paths).await;
         }
-        self.remove_plainly(paths).await
+        let stream = futures_util::stream::iter(paths.clone()).map(Ok).boxed();
+        let refused = match self.bounded(self.store.delete_stream(stream).try_collect::<Vec<_>>()).await {
+            Err(error) if matches!(error.kind, S3ErrorKind::NotSupported | S3ErrorKind::Failed) => error,
+            result => return result.map(|_| ()),
+        };
+        let removed = self.remove_plainly(paths).await;
+        // A store that fails at both may only be ill.
+        if refused.kind == S3ErrorKind::NotSupported || removed.is_ok() {
+            tracing::info!(bucket = %self, error = %refused, "objects are removed one by one");
+            self.removes_in_bulk.store(false, Ordering::Relaxed);
+        }
+        removed
     }
 
     async fn remove_plainly(&self, paths: Vec<Path>) -> Result<(), S3Error> {
         let stream = futures_util::stream::iter(paths).map(Ok).boxed();
-        match self.bounded(self.plain.delete_stream(stream).try_collect::<Vec<_>>()).await {
-            // Another one was quicker, and this store says so.
-            Err(error) if error.kind == S3ErrorKind::NoSuchKey => Ok(()),
-            result => result.map(|_| ()),
-        }
+        let mut removed = self.plain.delete_stream(stream);
+        let all = async {
+            while let Some(one) = removed.next().await {
+                match one {
+                    // Another one was quicker, and this store says so.
+                    Err(error) if S3Error::of(&error).kind == S3ErrorKind::NoSuchKey => {}
+                    result => _ = result?,
+                }
+            }
+            Ok(())
+        };
+        self.bounded(all).await
     }
 
     /// An address that an object can be asked for at without any credentials, by this method, for a while. `query` is signed
