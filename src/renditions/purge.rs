@@ -28,14 +28,14 @@ impl Renditions {
         keys: &HashSet<SourceKey>,
         locations: &HashSet<SourceRef>,
     ) -> Result<Removed, StoreError> {
-        self.forget(locations).await;
+        self.forget(locations);
         let mut removed = self.remove(keys.iter()).await;
         // Their results are published where something was just removed.
         if self.renders.landed(|key| keys.contains(key.source())).await > 0 {
             let late = self.remove(keys.iter()).await;
             removed = removed.and_then(|removed| Ok(removed + late?));
         }
-        self.forget(locations).await;
+        self.forget(locations);
         self.purges.fetch_add(1, Ordering::AcqRel);
         removed
     }
@@ -51,19 +51,19 @@ impl Renditions {
     ) -> Result<Removed, StoreError> {
         let removed = self.store.discard(files).await.inspect_err(|error| self.metrics.store_error(error.kind));
         files.iter().for_each(|file| self.budget.note_removed(&file.path));
-        self.forget(locations).await;
+        self.forget(locations);
         self.purges.fetch_add(1, Ordering::AcqRel);
         removed
     }
 
     /// Forgets what another gate has purged: what was seen of it in the store is not believed any more.
-    pub async fn forget_purged(&self, locations: &HashSet<SourceRef>) {
-        self.forget(locations).await;
+    pub fn forget_purged(&self, locations: &HashSet<SourceRef>) {
+        self.forget(locations);
         self.purges.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Forgets what was seen in the store, whatever it is of, and which versions remote files have.
-    pub async fn forget_all(&self) {
+    pub fn forget_all(&self) {
         for source in self.sources.values() {
             source.forget_all();
         }
@@ -94,12 +94,11 @@ impl Renditions {
         removed
     }
 
-    async fn forget(&self, locations: &HashSet<SourceRef>) {
+    fn forget(&self, locations: &HashSet<SourceRef>) {
         for location in locations {
             self.known.invalidate(location);
             if let Some(source) = self.sources.get(&location.source) {
-                // What cannot be forgotten ends by itself.
-                let _ = source.forget(&location.path).await;
+                source.forget(&location.path);
             }
         }
         self.planned.forget(locations);

@@ -98,9 +98,7 @@ pub trait Source: Send + Sync {
     }
 
     /// Forgets what is remembered of a file: whoever asks from now on is told what the source says then.
-    fn forget(&self, _path: &MediaPath) -> Pending<'_, ()> {
-        Box::pin(std::future::ready(Ok(())))
-    }
+    fn forget(&self, _path: &MediaPath) {}
 
     /// Forgets what is remembered of all files.
     fn forget_all(&self) {}

@@ -250,18 +250,13 @@ impl Source for RemoteSource {
         self.counts(path, said.asked).then_some(said.answer)
     }
 
-    fn forget(&self, path: &MediaPath) -> Pending<'_, ()> {
-        let path = path.clone();
-        Box::pin(async move {
-            // The number comes first: who asks from here on has asked after it.
-            match self.forgotten_files.entry_count() < CAPACITY {
-                true => self.forgotten_files.insert(path.clone(), self.forgotten_once_more()),
-                // Too many to tell apart.
-                false => _ = self.forgotten_all.fetch_max(self.forgotten_once_more(), Ordering::AcqRel),
-            }
-            self.fresh.invalidate(&path).await;
-            Ok(())
-        })
+    /// What was said before does not count any more, and goes when somebody asks.
+    fn forget(&self, path: &MediaPath) {
+        match self.forgotten_files.entry_count() < CAPACITY {
+            true => self.forgotten_files.insert(path.clone(), self.forgotten_once_more()),
+            // Too many to tell apart.
+            false => _ = self.forgotten_all.fetch_max(self.forgotten_once_more(), Ordering::AcqRel),
+        }
     }
 
     fn forget_all(&self) {
@@ -332,7 +327,7 @@ mod tests {
                 bytes.store(2, Ordering::SeqCst);
                 match forgets_all {
                     true => source.forget_all(),
-                    false => source.forget(&path).await.unwrap(),
+                    false => source.forget(&path),
                 }
                 let answers = async { may_answer.add_permits(9) };
                 tokio::join!(source.look(&path), answers).0

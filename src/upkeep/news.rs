@@ -30,12 +30,12 @@ async fn heed(app: Weak<App>, mut news: Receiver<Event>) {
             Event::Purged { locations, ids } => {
                 ids.iter().for_each(|id| app.catalogue.forget(Some(*id)));
                 let locations: HashSet<_> = locations.into_iter().collect();
-                app.renditions.forget_purged(&locations).await;
+                app.renditions.forget_purged(&locations);
                 app.solved.forget(&locations);
             }
             Event::Unknown => {
                 app.catalogue.forget(None);
-                app.renditions.forget_all().await;
+                app.renditions.forget_all();
                 app.solved.forget_all();
             }
         }

@@ -74,8 +74,7 @@ impl Original {
         if let Some(SourceRef { source, path }) = image.as_ref().map(|image| &image.location)
             && let Some(source) = app.sources.get(source)
         {
-            // What cannot be forgotten is old for as long as the config lets it be.
-            let _ = source.forget(path).await;
+            source.forget(path);
         }
         Ok(image)
     }
