@@ -5,6 +5,7 @@ use std::{collections::HashSet, time::Duration};
 use moka::sync::Cache;
 use thiserror::Error;
 
+use super::flight::Crashed;
 use crate::{
     render::{RenderError, limits::OverLimit, plan::PlanError},
     source::SourceError,
@@ -63,6 +64,12 @@ pub enum EnsureError {
     /// A defect of our own.
     #[error("the render's task ended without a result")]
     Crashed,
+}
+
+impl From<Crashed> for EnsureError {
+    fn from(Crashed: Crashed) -> Self {
+        Self::Crashed
+    }
 }
 
 impl From<SourceError> for EnsureError {
@@ -124,7 +131,7 @@ impl Memory {
     /// A failure of this key that still counts.
     pub fn recall(&self, key: &str) -> Option<EnsureError> {
         // Nearly always empty: then a hit on nothing costs nothing.
-        if self.failures.entry_count() == 0 && self.timeouts.entry_count() == 0 {
+        if self.failures.entry_count() == 0 {
             return None;
         }
         self.failures.get(key)

@@ -354,20 +354,20 @@ impl Renditions {
                 let (this, location, planned) = (self.clone(), location.clone(), planned.clone());
                 async move { this.make(&location, &planned, lane, deadline, unwanted(audience, lane)).await }
             };
-            match self.renders.join(&planned.key, render).await {
+            let (result, role) = self.renders.join(&planned.key, render).await?;
+            match result {
                 // It was given up at the moment when this request came, or for it.
-                Ok((Err(EnsureError::Unwanted), _)) if Instant::now() < deadline => {
+                Err(EnsureError::Unwanted) if Instant::now() < deadline => {
                     if lane == Lane::Warm {
                         tokio::time::sleep(GIVE_WAY).await;
                     }
                 }
-                Ok((result, role)) => {
+                result => {
                     let (Made { stored, here }, planned) = (result?, planned.clone());
                     self.note(&planned, Some(stored.bytes), era);
                     let how = if here && role == Role::Leader { How::Rendered } else { How::Joined };
                     return Ok(Ensured { stored, planned, how });
                 }
-                Err(flight::Crashed) => return Err(EnsureError::Crashed),
             }
         }
     }
@@ -585,10 +585,7 @@ impl Renditions {
             let (this, (location, version)) = (self.clone(), key.clone());
             async move { this.find_facts(&location, version, deadline).await }
         };
-        match self.probes.join(&key, probe).await {
-            Ok((record, _)) => record,
-            Err(flight::Crashed) => Err(EnsureError::Crashed),
-        }
+        self.probes.join(&key, probe).await?.0
     }
 
     async fn find_facts(
@@ -661,10 +658,7 @@ impl Renditions {
             let (this, location, record) = (self.clone(), location.clone(), record.clone());
             async move { this.look(&location, record, look, deadline).await }
         };
-        match self.looks.join(&key, see).await {
-            Ok((record, _)) => record,
-            Err(flight::Crashed) => Err(EnsureError::Crashed),
-        }
+        self.looks.join(&key, see).await?.0
     }
 
     async fn look(

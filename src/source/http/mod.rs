@@ -74,6 +74,15 @@ impl Trouble {
     fn failed(url: &Url, says: impl std::fmt::Display) -> Self {
         Self::lasting(SourceError::Failed(about(url, says)))
     }
+
+    /// Ends the server's turn. What is wrong with the URL, with the file or with whom we trust says nothing about the server.
+    fn tell(&self, turn: Turn) {
+        if self.is_passing {
+            turn.failed();
+        } else {
+            turn.succeeded();
+        }
+    }
 }
 
 /// What is said about a URL: its host alone. The rest may hold what lets its reader fetch it.
@@ -196,12 +205,7 @@ impl HttpBackend {
             Ok(response) => Ok((response, turn)),
             Err(error) => {
                 let trouble = no_answer(url, &error);
-                // What is wrong with the URL, or with whom we trust, says nothing about the server.
-                if trouble.is_passing {
-                    turn.failed();
-                } else {
-                    turn.succeeded();
-                }
+                trouble.tell(turn);
                 Err(trouble)
             }
         }
@@ -249,11 +253,7 @@ impl HttpBackend {
                 Ok(Found::Version(stat, validators, file))
             }
             Err(trouble) => {
-                if trouble.is_passing {
-                    turn.failed();
-                } else {
-                    turn.succeeded();
-                }
+                trouble.tell(turn);
                 Err(trouble)
             }
         }
