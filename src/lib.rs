@@ -75,6 +75,8 @@ pub mod model;
 #[forbid(unsafe_code)]
 pub mod offload;
 #[forbid(unsafe_code)]
+mod random;
+#[forbid(unsafe_code)]
 pub mod remote;
 pub mod render;
 #[forbid(unsafe_code)]

@@ -86,7 +86,7 @@ async fn collect(config: &Config, options: &GcOptions) -> Result<Collected, Comm
     let mut collected = shown(&progress, upkeep::gc(&app, options, &progress)).await;
     // Behind the collection, which may have made room enough.
     if let Ok(collected) = &mut collected {
-        match upkeep::enforce_budget(&app, options.dry_run).await {
+        match app.budget.enforce(options.dry_run).await {
             Ok(budget) => collected.budget = budget,
             Err(error) => {
                 let says = format!("the store's index cannot be used, nothing was done about its bounds: {error}");

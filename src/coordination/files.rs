@@ -54,14 +54,6 @@ impl LeaseFiles {
     }
 }
 
-/// What is known of somebody else's lease.
-enum Held {
-    /// There is one, with this sign of life.
-    By(Sign),
-    /// There is none any more.
-    Gone,
-}
-
 impl Inner {
     fn folder(&self) -> PathBuf {
         self.tree.root().join(LAYOUT).join(DRAFTS)
@@ -95,19 +87,19 @@ impl Inner {
         Ok(Some(mark))
     }
 
-    /// Who holds a lease. Opened anew each time: a network file system asks the server then.
-    fn look(&self, path: &Path) -> io::Result<Held> {
+    /// The holder's last sign of life, if there is a lease. Opened anew each time: a network file system asks the server then.
+    fn look(&self, path: &Path) -> io::Result<Option<Sign>> {
         use std::os::unix::fs::OpenOptionsExt as _;
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = match File::options().read(true).custom_flags(flags.bits() as i32).open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Held::Gone),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             result => result?,
         };
         let metadata = file.metadata()?;
         let mut mark = Vec::new();
         file.take(MARK_BYTES).read_to_end(&mut mark)?;
         let beat = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
-        Ok(Held::By((String::from_utf8_lossy(&mark).into_owned(), beat)))
+        Ok(Some((String::from_utf8_lossy(&mark).into_owned(), beat)))
     }
 
     /// Takes a lease away whose holder `mark` is. Two waiters may try at once: the rename lets one of them have it, and whoever
@@ -120,7 +112,7 @@ impl Inner {
             result => result?,
         }
         match self.look(&aside)? {
-            Held::By((of, _)) if of != mark => {
+            Some((of, _)) if of != mark => {
                 let cwd = rustix::fs::CWD;
                 // Where the file system cannot, or another was created meanwhile, two gates render: no harm but the work.
                 let _ = rustix::fs::renameat_with(cwd, &aside, cwd, path, RenameFlags::NOREPLACE);
@@ -138,7 +130,7 @@ impl Inner {
             if let Some(mark) = self.create(path)? {
                 return Ok(Some((mark, taken_over)));
             }
-            let Held::By(sign) = self.look(path)? else { continue };
+            let Some(sign) = self.look(path)? else { continue };
             let is_dead = self.owner.is_gone(&sign.0, &mut Lives::new());
             if !is_dead && watch.unchanged_since(sign.clone()).elapsed() < self.abandoned_after {
                 return Ok(None);
@@ -160,7 +152,7 @@ impl Inner {
     /// Removes a lease if it is still ours: a gate that slept too long has lost it.
     fn release(&self, path: &Path, mark: &str) -> io::Result<()> {
         match self.look(path)? {
-            Held::By((of, _)) if of == mark => std::fs::remove_file(path),
+            Some((of, _)) if of == mark => std::fs::remove_file(path),
             _ => Ok(()),
         }
     }

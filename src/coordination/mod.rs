@@ -90,13 +90,3 @@ fn url(config: &CoordinationConfig) -> Result<Secret, Away> {
         .map_err(|error| Away(format!("coordination.url: {error}")))?;
     given.ok_or_else(|| Away("coordination.url is not set".into()))
 }
-
-/// A name for this gate, unlike any other's.
-fn random_name() -> String {
-    let mut bytes = [0; 8];
-    // Without randomness, which no running system lacks, the process tells itself apart.
-    if getrandom::fill(&mut bytes).is_err() {
-        bytes = u64::from(std::process::id()).to_be_bytes();
-    }
-    format!("{:016x}", u64::from_be_bytes(bytes))
-}

@@ -20,11 +20,11 @@ use super::{
     Away, Claim, Coordinator, Event, Lease, News, Pending, Watch,
     lease::BEATS,
     news::{BACKLOG, SILENCE, listen},
-    random_name,
 };
 use crate::{
     config::{CoordinationConfig, Secret},
     model::RenditionKey,
+    random::random_name,
 };
 
 /// Gates that meet in a Postgres server. One session holds all leases of a gate: when it ends, however it ends, the server gives

@@ -13,11 +13,11 @@ use super::{
     Away, Claim, Coordinator, Event, Lease, News, Pending, Watch,
     lease::BEATS,
     news::{BACKLOG, SILENCE, listen},
-    random_name,
 };
 use crate::{
     config::{CoordinationConfig, Secret},
     model::RenditionKey,
+    random::random_name,
 };
 
 /// Prolongs a lease, if it is still the caller's.

@@ -7,7 +7,7 @@ use http_body_util::Empty;
 use hyper::{
     HeaderMap, Request, Response, Uri,
     body::Incoming,
-    header::{HeaderValue, USER_AGENT},
+    header::USER_AGENT,
 };
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
@@ -20,7 +20,7 @@ use tower_service::Service as _;
 use super::{
     Guard, RemoteError,
     connect::{ConnectError, Connector, InTime, Resolve},
-    http::{IDLE, MAX_IDLE, deepest},
+    http::{IDLE, MAX_IDLE, agent, deepest},
     tls,
 };
 
@@ -112,8 +112,7 @@ impl GuardedClient {
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = url;
         *request.headers_mut() = headers;
-        let agent = HeaderValue::from_static(concat!("sendimage/", env!("CARGO_PKG_VERSION")));
-        request.headers_mut().insert(USER_AGENT, agent);
+        request.headers_mut().insert(USER_AGENT, agent());
         let mut connected = capture_connection(&mut request);
         let mut answer = std::pin::pin!(self.client.request(request));
         let answered = tokio::select! {

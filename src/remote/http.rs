@@ -21,6 +21,11 @@ pub(super) const IDLE: Duration = Duration::from_millis(1500);
 /// Idle connections that are kept.
 pub(super) const MAX_IDLE: usize = 32;
 
+/// Who asks: the `User-Agent` of every request.
+pub(super) fn agent() -> HeaderValue {
+    HeaderValue::from_static(concat!("sendimage/", env!("CARGO_PKG_VERSION")))
+}
+
 /// Why there is no answer. Never holds a header or a body.
 #[derive(Debug, Error)]
 pub enum RemoteError {
@@ -132,7 +137,7 @@ impl Client {
         *request.headers_mut() = headers.clone();
         let own = request.headers_mut();
         own.remove(CONNECTION);
-        own.insert(USER_AGENT, HeaderValue::from_static(concat!("sendimage/", env!("CARGO_PKG_VERSION"))));
+        own.insert(USER_AGENT, agent());
         if let Some(host) = &fetch.host {
             own.insert(HOST, host.clone());
         }

@@ -25,6 +25,7 @@ pub use walk::{Depth, ImageFolder, RenditionFile, Unfinished, Walk, Walked};
 
 use crate::{
     model::{FocalPoint, ImageFormat, RenditionKey, SourceFacts, SourceKey, SourceRef, SourceVersion},
+    remote::s3::S3Error,
     render::look::Findings,
 };
 
@@ -211,6 +212,10 @@ pub struct StoreError {
 impl StoreError {
     pub(crate) fn new(action: &'static str, error: &io::Error) -> Self {
         Self { action, kind: kind(error), message: error.to_string() }
+    }
+
+    fn of_s3(action: &'static str, error: &S3Error) -> Self {
+        Self { action, kind: error.kind.label(), message: error.to_string() }
     }
 }
 

@@ -23,7 +23,8 @@ use super::{
 };
 use crate::{
     model::{RenditionKey, SourceKey, key::LAYOUT},
-    remote::s3::{self, Bucket, Object, S3Error, S3ErrorKind},
+    random::random_name,
+    remote::s3::{Bucket, Object, S3Error, S3ErrorKind},
     unnamed::unnamed_file,
 };
 
@@ -48,7 +49,7 @@ impl S3Store {
     }
 
     async fn look(&self, key: &RenditionKey) -> Result<Option<StoredRendition>, StoreError> {
-        let found = self.bucket.head(key.path()).await.map_err(|error| failed("look up a rendition", &error))?;
+        let found = self.bucket.head(key.path()).await.map_err(|error| StoreError::of_s3("look up a rendition", &error))?;
         // An empty object is none of ours.
         Ok(found.filter(|object| object.bytes > 0).map(|object| StoredRendition::new(key, object.bytes)))
     }
@@ -58,16 +59,15 @@ impl S3Store {
     }
 
     async fn recorded(&self, source: &SourceKey) -> Result<Option<SourceRecord>, StoreError> {
-        let read = self.bucket.read(&record_key(source), RECORD_BYTES).await;
-        let text = read.map_err(|error| failed("read a record", &error))?;
-        Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
+        let read = read_record(&self.bucket, source).await;
+        read.map_err(|error| StoreError::of_s3("read a record", &error))
     }
 
     async fn take_away(&self, source: &SourceKey) -> Result<Removed, StoreError> {
         let listed = self.bucket.list(&source.directory()).await;
-        let listed = listed.map_err(|error| failed("list a source image's objects", &error))?;
+        let listed = listed.map_err(|error| StoreError::of_s3("list a source image's objects", &error))?;
         let keys: Vec<String> = listed.iter().map(|(key, _)| key.clone()).collect();
-        self.bucket.delete_all(&keys).await.map_err(|error| failed("remove objects", &error))?;
+        self.bucket.delete_all(&keys).await.map_err(|error| StoreError::of_s3("remove objects", &error))?;
         // What begins with a dot, the record, is no rendition.
         let is_rendition = |key: &str| !key.rsplit('/').next().unwrap_or(key).starts_with('.');
         let renditions = listed.iter().filter(|(key, _)| is_rendition(key));
@@ -83,14 +83,14 @@ impl S3Store {
             }
             Ok((_, file)) => Ok(Some(file)),
             Err(error) if error.kind == S3ErrorKind::NoSuchKey => Ok(None),
-            Err(error) => Err(failed("read a rendition", &error)),
+            Err(error) => Err(StoreError::of_s3("read a rendition", &error)),
         }
     }
 
     /// A bucket does not say what it has removed: what a walk has found counts.
     async fn delete(&self, renditions: &[RenditionFile]) -> Result<Removed, StoreError> {
         let keys: Vec<String> = renditions.iter().map(|rendition| rendition.path.clone()).collect();
-        self.bucket.delete_all(&keys).await.map_err(|error| failed("remove objects", &error))?;
+        self.bucket.delete_all(&keys).await.map_err(|error| StoreError::of_s3("remove objects", &error))?;
         let of = |rendition: &RenditionFile| Removed { files: 1, bytes: rendition.bytes };
         Ok(renditions.iter().map(of).fold(Removed::default(), |all, one| all + one))
     }
@@ -99,12 +99,12 @@ impl S3Store {
     /// next request for its image after a restart writes one.
     async fn take_lone_record(&self, source: &SourceKey) -> Result<bool, StoreError> {
         let listed = self.bucket.list(&source.directory()).await;
-        let listed = listed.map_err(|error| failed("list a source image's objects", &error))?;
+        let listed = listed.map_err(|error| StoreError::of_s3("list a source image's objects", &error))?;
         let [(key, _)] = listed.as_slice() else { return Ok(false) };
         if *key != record_key(source) {
             return Ok(false);
         }
-        self.bucket.delete(key).await.map_err(|error| failed("remove a record", &error))?;
+        self.bucket.delete(key).await.map_err(|error| StoreError::of_s3("remove a record", &error))?;
         Ok(true)
     }
 
@@ -113,7 +113,7 @@ impl S3Store {
         let listing = format!("{LAYOUT}/{DRAFTS}");
         let (mut objects, mut removed) = (pin!(self.bucket.list_pages(&listing)), 0);
         while let Some(object) = objects.next().await {
-            let (key, object) = object.map_err(|error| failed("list the leases", &error))?;
+            let (key, object) = object.map_err(|error| StoreError::of_s3("list the leases", &error))?;
             let is_ours = key.rsplit('/').next().is_some_and(sweep::is_unfinished);
             if is_ours && self.is_abandoned(&object) && (dry_run || self.take_lease(&key).await?) {
                 removed += 1;
@@ -124,10 +124,10 @@ impl S3Store {
 
     /// Removes one, unless it was taken over since it was listed.
     async fn take_lease(&self, key: &str) -> Result<bool, StoreError> {
-        let found = self.bucket.head(key).await.map_err(|error| failed("look up a lease", &error))?;
+        let found = self.bucket.head(key).await.map_err(|error| StoreError::of_s3("look up a lease", &error))?;
         let is_left = found.is_some_and(|object| self.is_abandoned(&object));
         if is_left {
-            self.bucket.delete(key).await.map_err(|error| failed("remove a lease", &error))?;
+            self.bucket.delete(key).await.map_err(|error| StoreError::of_s3("remove a lease", &error))?;
         }
         Ok(is_left)
     }
@@ -144,7 +144,7 @@ impl S3Store {
     }
 
     async fn try_out(&self) -> Result<String, StoreError> {
-        let key = format!("{LAYOUT}/.tmp-probe-{}", s3::unique());
+        let key = format!("{LAYOUT}/.tmp-probe-{}", random_name());
         let said = Bytes::from_static(b"sendimage was here");
         let put = self.bucket.put(&key, said.clone(), "text/plain").await;
         put.map_err(|error| self.here("put an object", &error))?;
@@ -167,16 +167,18 @@ impl S3Store {
     /// A failure with the bucket's name, for whoever looks for the cause.
     fn here(&self, action: &'static str, error: &S3Error) -> StoreError {
         let message = format!("{}: {error}", self.bucket);
-        StoreError { message, ..failed(action, error) }
+        StoreError { message, ..StoreError::of_s3(action, error) }
     }
+}
+
+/// What a bucket remembers about a source image; a record that cannot be understood counts as none.
+pub(super) async fn read_record(bucket: &Bucket, source: &SourceKey) -> Result<Option<SourceRecord>, S3Error> {
+    let text = bucket.read(&record_key(source), RECORD_BYTES).await?;
+    Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
 }
 
 fn record_key(source: &SourceKey) -> String {
     format!("{}/{RECORD}", source.directory())
-}
-
-fn failed(action: &'static str, error: &S3Error) -> StoreError {
-    StoreError { action, kind: error.kind.label(), message: error.to_string() }
 }
 
 struct S3Draft {
@@ -195,7 +197,7 @@ impl S3Draft {
         }
         let length = bytes.len() as u64;
         let put = bucket.put(key.path(), bytes, key.format().media_type()).await;
-        put.map_err(|error| failed("put a rendition", &error))?;
+        put.map_err(|error| StoreError::of_s3("put a rendition", &error))?;
         Ok(StoredRendition::new(&key, length))
     }
 }
@@ -239,7 +241,7 @@ impl Store for S3Store {
                 return Ok(None);
             }
             let read = self.bucket.read(&stored.path, max_bytes).await;
-            read.map_err(|error| failed("read a rendition", &error))
+            read.map_err(|error| StoreError::of_s3("read a rendition", &error))
         })
     }
 
@@ -256,7 +258,7 @@ impl Store for S3Store {
             let text = serde_json::to_vec(record)
                 .map_err(|error| StoreError::new("write a record", &io::Error::other(error)))?;
             let put = self.bucket.put(&record_key(source), text.into(), "application/json").await;
-            put.map_err(|error| failed("write a record", &error))
+            put.map_err(|error| StoreError::of_s3("write a record", &error))
         })
     }
 

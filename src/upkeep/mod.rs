@@ -1,7 +1,6 @@
 //! What is done to images outside of requests for them: taking their renditions away, making them ahead of time, and seeing
 //! what there is.
 
-mod budget;
 mod folder;
 mod gc;
 mod news;
@@ -12,7 +11,6 @@ mod usage;
 mod walk;
 mod warm;
 
-pub use budget::enforce_budget;
 pub use folder::{Folder, Told, WatchError};
 pub use gc::{Collected, Damaged, GcOptions, Progress, Reason, Tally, gc};
 pub use news::attend;

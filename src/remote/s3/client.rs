@@ -13,7 +13,7 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::{
     Response, StatusCode,
     body::{Body as _, Incoming},
-    header::{HeaderValue, USER_AGENT},
+    header::USER_AGENT,
 };
 use hyper_rustls::HttpsConnector;
 use hyper_util::{
@@ -31,7 +31,7 @@ use thiserror::Error;
 
 use super::super::{
     Breaker, Open, Turned,
-    http::{RemoteError, connector, deepest},
+    http::{RemoteError, agent, connector, deepest},
 };
 
 /// An idle connection is kept for so long.
@@ -124,8 +124,7 @@ impl Client {
     }
 
     async fn ask(&self, mut request: HttpRequest, limit: Duration) -> Result<HttpResponse, HttpError> {
-        let agent = HeaderValue::from_static(concat!("sendimage/", env!("CARGO_PKG_VERSION")));
-        request.headers_mut().insert(USER_AGENT, agent);
+        request.headers_mut().insert(USER_AGENT, agent());
         let late = NoAnswer::TimedOut(limit);
         let response = tokio::time::timeout(limit, self.pool.request(request)).await;
         let response = response.map_err(|_| HttpError::new(HttpErrorKind::Timeout, late))?.map_err(no_answer)?;

@@ -66,7 +66,7 @@ impl S3Error {
                 return Self::new(kind_of(refused), refused.to_string());
             }
             if let Some(http) = error.downcast_ref::<HttpError>()
-                && !http.source_is::<Refused>()
+                && !std::error::Error::source(http).is_some_and(|source| source.is::<Refused>())
             {
                 let kind = match http.kind() {
                     HttpErrorKind::Timeout => S3ErrorKind::TimedOut,
@@ -82,17 +82,6 @@ impl S3Error {
             // The library's own words: an answer that it could not read.
             _ => Self::new(S3ErrorKind::Failed, "the answer is not one of an S3-compatible store"),
         }
-    }
-}
-
-/// Whether an error comes directly from one of a type.
-trait SourceIs {
-    fn source_is<T: std::error::Error + 'static>(&self) -> bool;
-}
-
-impl SourceIs for HttpError {
-    fn source_is<T: std::error::Error + 'static>(&self) -> bool {
-        std::error::Error::source(self).is_some_and(|source| source.is::<T>())
     }
 }
 

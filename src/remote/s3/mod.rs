@@ -34,7 +34,7 @@ pub use error::{S3Error, S3ErrorKind};
 
 use self::client::{Client, Connector};
 use super::RemoteError;
-use crate::config::S3Config;
+use crate::{config::S3Config, random::random_name};
 
 /// Attempts after the first, with a growing pause of a random length before each, all within `timeout_seconds`.
 const RETRIES: usize = 2;
@@ -306,7 +306,7 @@ impl Bucket {
     pub async fn creates_only(&self, beside: &str) -> Result<bool, S3Error> {
         let trial = async {
             let folder = beside.rfind('/').map_or("", |slash| &beside[..=slash]);
-            let key = format!("{folder}.tmp-create-{}", unique());
+            let key = format!("{folder}.tmp-create-{}", random_name());
             let once = || self.create(&key, Bytes::from_static(b"sendimage was here"));
             let answers = async { Ok::<_, S3Error>((once().await?, once().await?)) }.await;
             let removed = self.delete(&key).await;
@@ -439,15 +439,4 @@ pub struct Presigned {
     pub url: String,
     /// What follows its `?`.
     pub query: String,
-}
-
-/// A name that nobody else has.
-pub fn unique() -> String {
-    let mut bytes = [0_u8; 12];
-    // Without randomness the time has to do: the name only has to be free.
-    if getrandom::fill(&mut bytes).is_err() {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        bytes = (now.as_nanos() as u64).to_be_bytes().repeat(2)[..12].try_into().unwrap_or(bytes);
-    }
-    crate::model::hex(&bytes)
 }

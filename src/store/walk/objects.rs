@@ -12,8 +12,8 @@ use futures_util::StreamExt as _;
 use super::{Depth, Found, ImageFolder, Kind, RenditionFile, Unfinished, Walk, Walked};
 use crate::{
     model::{SourceKey, key::LAYOUT},
-    remote::s3::{Bucket, Object, S3Error},
-    store::{RECORD, RECORD_BYTES, SourceRecord, StoreError},
+    remote::s3::{Bucket, Object},
+    store::{StoreError, s3::read_record},
 };
 
 /// Begins a walk through the bucket of a store.
@@ -39,7 +39,7 @@ impl Walker {
             let (key, object) = match object {
                 Ok(object) => object,
                 Err(error) => {
-                    self.tell(Err(failed("list the objects", &error))).await?;
+                    self.tell(Err(StoreError::of_s3("list the objects", &error))).await?;
                     break;
                 }
             };
@@ -74,17 +74,12 @@ impl Walker {
     async fn finish(&self, image: Option<ImageFolder>) -> Option<()> {
         let Some(mut image) = image else { return Some(()) };
         if self.depth == Depth::Records {
-            match self.record(&image.key).await {
+            match read_record(&self.bucket, &image.key).await {
                 Ok(record) => image.record = record,
-                Err(error) => self.tell(Err(failed("read a record", &error))).await?,
+                Err(error) => self.tell(Err(StoreError::of_s3("read a record", &error))).await?,
             }
         }
         self.tell(Ok(Walked::Image(image))).await
-    }
-
-    async fn record(&self, key: &SourceKey) -> Result<Option<SourceRecord>, S3Error> {
-        let text = self.bucket.read(&format!("{}/{RECORD}", key.directory()), RECORD_BYTES).await?;
-        Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
     }
 
     async fn tell(&self, found: Result<Walked, StoreError>) -> Option<()> {
@@ -102,8 +97,4 @@ fn place(key: &str) -> Option<(SourceKey, &str)> {
 fn put_at(object: &Object) -> SystemTime {
     let since = u64::try_from(object.modified_ns).map_or(Duration::ZERO, Duration::from_nanos);
     SystemTime::UNIX_EPOCH + since
-}
-
-fn failed(action: &'static str, error: &S3Error) -> StoreError {
-    StoreError { action, kind: error.kind.label(), message: error.to_string() }
 }
