@@ -259,28 +259,12 @@ fn note_facts(report: &mut Report, facts: &SourceFacts, name: &Path) {
     report.frames = Some(facts.frames);
     report.progressive = Some(facts.progressive);
     let extension = name.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_lowercase();
-    let fits = extensions(facts.format).contains(&extension.as_str());
+    let fits = facts.format.file_extensions().contains(&extension.as_str());
     // What has no extension, as most temporary files, says nothing wrong.
     report.extension_fits = (!extension.is_empty() && name != Path::new("-")).then_some(fits);
     if report.extension_fits == Some(false) {
         let (article, format) = (if facts.format == ImageFormat::Svg { "an" } else { "a" }, facts.format);
         report.notes.push(format!("its name ends in .{}, and it is {article} {format} file", plain(&extension)));
-    }
-}
-
-/// What files of a format are called.
-fn extensions(format: ImageFormat) -> &'static [&'static str] {
-    match format {
-        ImageFormat::Jpeg => &["jpg", "jpeg", "jpe", "jfif"],
-        ImageFormat::Png => &["png", "apng"],
-        ImageFormat::Gif => &["gif"],
-        ImageFormat::Webp => &["webp"],
-        ImageFormat::Avif => &["avif"],
-        ImageFormat::Heic => &["heic", "heif"],
-        ImageFormat::Bmp => &["bmp"],
-        ImageFormat::Tiff => &["tif", "tiff"],
-        ImageFormat::Ico => &["ico"],
-        ImageFormat::Svg => &["svg"],
     }
 }
 

@@ -113,16 +113,18 @@ fn with_format_of(spec: FilterSpec, output: &Path) -> Result<FilterSpec, anyhow:
     if spec.operations().iter().any(|operation| matches!(operation, Operation::Format(_))) {
         return Ok(spec);
     }
-    let extension = output.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_lowercase();
-    let format = match extension.as_str() {
-        "jpg" | "jpeg" => ImageFormat::Jpeg,
-        "png" => ImageFormat::Png,
-        "webp" => ImageFormat::Webp,
-        "gif" => ImageFormat::Gif,
-        "avif" => ImageFormat::Avif,
-        "ico" => ImageFormat::Ico,
-        _ => return Ok(spec),
-    };
+    let named = output.file_name().and_then(|name| name.to_str()).and_then(ImageFormat::of_file_name);
+    let Some(format) = named else { return Ok(spec) };
+    match format {
+        ImageFormat::Jpeg
+        | ImageFormat::Png
+        | ImageFormat::Gif
+        | ImageFormat::Webp
+        | ImageFormat::Avif
+        | ImageFormat::Ico => {}
+        // These are read, not written.
+        ImageFormat::Heic | ImageFormat::Bmp | ImageFormat::Tiff | ImageFormat::Svg => return Ok(spec),
+    }
     Ok(FilterSpec::parse(&format!("{}|format-{}", spec.canonical(), format.name()))?)
 }
 

@@ -36,6 +36,19 @@ pub enum Animation {
 }
 
 impl ImageFormat {
+    const ALL: [Self; 10] = [
+        Self::Jpeg,
+        Self::Png,
+        Self::Gif,
+        Self::Webp,
+        Self::Avif,
+        Self::Heic,
+        Self::Bmp,
+        Self::Tiff,
+        Self::Ico,
+        Self::Svg,
+    ];
+
     /// Recognises a format by its magic bytes; a file's name is never asked.
     ///
     /// The ISO-BMFF brands are those of the AVIF 1.1 and HEIF (ISO/IEC 23008-12) specifications.
@@ -79,9 +92,30 @@ impl ImageFormat {
 
     /// The format whose renditions have this extension.
     pub fn of_extension(extension: &str) -> Option<Self> {
-        use ImageFormat::{Avif, Bmp, Gif, Heic, Ico, Jpeg, Png, Svg, Tiff, Webp};
-        let all = [Jpeg, Png, Gif, Webp, Avif, Heic, Bmp, Tiff, Ico, Svg];
-        all.into_iter().find(|format| format.extension() == extension)
+        Self::ALL.into_iter().find(|format| format.extension() == extension)
+    }
+
+    /// What files in this format are called by whoever made them, without the dot, in small letters.
+    pub fn file_extensions(self) -> &'static [&'static str] {
+        match self {
+            Self::Jpeg => &["jpg", "jpeg", "jpe", "jfif"],
+            Self::Png => &["png", "apng"],
+            Self::Gif => &["gif"],
+            Self::Webp => &["webp"],
+            Self::Avif => &["avif"],
+            Self::Heic => &["heic", "heif"],
+            Self::Bmp => &["bmp"],
+            Self::Tiff => &["tif", "tiff"],
+            Self::Ico => &["ico"],
+            Self::Svg => &["svg"],
+        }
+    }
+
+    /// The format that a file's name says it is in: what it is [its bytes tell](Self::detect).
+    pub fn of_file_name(name: &str) -> Option<Self> {
+        let (_, extension) = name.rsplit_once('.')?;
+        let is_called = |format: &Self| format.file_extensions().iter().any(|known| known.eq_ignore_ascii_case(extension));
+        Self::ALL.into_iter().find(is_called)
     }
 
     /// The media type (IANA registry) that goes into `Content-Type`.
@@ -143,5 +177,25 @@ mod tests {
         assert_eq!(ImageFormat::detect(b"<html><body>"), None);
         assert_eq!(ImageFormat::detect(b"%PDF-1.4"), None);
         assert_eq!(ImageFormat::detect(b""), None);
+    }
+
+    #[test]
+    fn a_name_says_what_a_file_may_be() {
+        for (name, format) in [
+            ("a.jpg", Some(ImageFormat::Jpeg)),
+            ("a.b/c.JFIF", Some(ImageFormat::Jpeg)),
+            ("a.apng", Some(ImageFormat::Png)),
+            ("a.heif", Some(ImageFormat::Heic)),
+            ("a.svg", Some(ImageFormat::Svg)),
+            ("jpg", None),
+            ("a.jpg.tmp", None),
+            ("a.jpg/b", None),
+            ("a.", None),
+            ("", None),
+        ] {
+            assert_eq!(ImageFormat::of_file_name(name), format, "{name}");
+        }
+        let of_extension = |format: &ImageFormat| ImageFormat::of_extension(format.extension());
+        assert!(ImageFormat::ALL.iter().all(|format| of_extension(format) == Some(*format)));
     }
 }

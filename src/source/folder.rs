@@ -5,13 +5,12 @@ use std::{io, os::fd::OwnedFd};
 use rustix::fs::{Dir, FileType};
 use serde::Serialize;
 
+use crate::model::ImageFormat;
+
 /// Names looked at in one folder; a larger one is listed in part.
 const MAX_NAMES: usize = 20_000;
 /// Names listed at most.
 const MAX_ENTRIES: usize = 100;
-/// The endings of what may be a source image; HEIC is read where the build has it.
-const ENDINGS: [&str; 15] =
-    ["jpg", "jpeg", "jpe", "jfif", "png", "gif", "webp", "avif", "bmp", "tif", "tiff", "ico", "svg", "heic", "heif"];
 
 /// Names in a folder, folders first, each in the order of its letters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -50,7 +49,7 @@ pub(super) fn read(folder: &OwnedFd, begins: &str) -> io::Result<Folder> {
             FileType::RegularFile | FileType::Symlink | FileType::Unknown => true,
             _ => continue,
         };
-        let is_shown = !name.starts_with('.') && (!is_file || is_named_as_image(name));
+        let is_shown = !name.starts_with('.') && (!is_file || ImageFormat::of_file_name(name).is_some());
         if is_shown && name.to_lowercase().starts_with(&begins) {
             listing.entries.push(Entry { is_file, name: name.to_owned() });
         }
@@ -59,9 +58,4 @@ pub(super) fn read(folder: &OwnedFd, begins: &str) -> io::Result<Folder> {
     listing.more |= listing.entries.len() > MAX_ENTRIES;
     listing.entries.truncate(MAX_ENTRIES);
     Ok(listing)
-}
-
-fn is_named_as_image(name: &str) -> bool {
-    let Some((_, ending)) = name.rsplit_once('.') else { return false };
-    ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known))
 }

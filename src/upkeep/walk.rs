@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use crate::{
     catalogue::{self, Catalogue, CatalogueError},
     config::{Config, SourceKind},
-    model::{ImageId, MediaPath},
+    model::{ImageFormat, ImageId, MediaPath},
     source::{self, Source, SourceError},
 };
 
@@ -86,10 +86,6 @@ pub struct Candidates {
     own: Vec<PathBuf>,
 }
 
-/// Of every format that is read.
-const EXTENSIONS: [&str; 15] =
-    ["jpg", "jpeg", "jpe", "jfif", "png", "apng", "gif", "webp", "avif", "heic", "heif", "bmp", "tif", "tiff", "ico"];
-
 impl Candidates {
     /// Those of a source of the config.
     pub fn new(config: &Config, source: &str) -> Self {
@@ -107,9 +103,8 @@ impl Candidates {
         let path = path.as_str();
         let is_hidden = || path.split('/').any(|part| part.starts_with('.'));
         let is_own = || self.own.iter().any(|folder| Path::new(path).starts_with(folder));
-        let extension = path.rsplit_once('.').map_or("", |(_, extension)| extension);
-        let is = |known: &str| extension.eq_ignore_ascii_case(known);
-        (EXTENSIONS.into_iter().any(is) || (self.has_svg && is("svg"))) && !is_hidden() && !is_own()
+        let is_read = |format: ImageFormat| format != ImageFormat::Svg || self.has_svg;
+        ImageFormat::of_file_name(path).is_some_and(is_read) && !is_hidden() && !is_own()
     }
 }
 
@@ -126,7 +121,7 @@ mod tests {
         config.sources = [("media".to_owned(), source(false)), ("drawings".to_owned(), source(true))].into();
         let takes =
             |name: &str, path: &str| Candidates::new(&config, name).takes(&MediaPath::parse(path).expect("a path"));
-        for path in ["a.jpg", "b/c.JPEG", "b.c/d.webp", "renditions.png", "x/renditions/a.png"] {
+        for path in ["a.jpg", "a.apng", "b/c.JPEG", "b.c/d.webp", "renditions.png", "x/renditions/a.png"] {
             assert!(takes("media", path), "{path}");
         }
         for path in ["a.pdf", "jpg", "a.jpg.tmp", ".a.jpg", ".thumbs/a.jpg", "renditions/r1/a.jpg", "a.svg", "b.jpg/c"]
