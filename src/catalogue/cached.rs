@@ -1,8 +1,6 @@
 //! A short memory before any catalogue, and a long one for when it is away.
 
 use std::{
-    future::Future,
-    pin::Pin,
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering::SeqCst},
@@ -12,7 +10,7 @@ use std::{
 
 use moka::{future, sync};
 
-use super::{Catalogue, CatalogueError, Change, Finding, Found, Hearer, Listing, Searching};
+use super::{Catalogue, CatalogueError, Change, Finding, Found, Hearer, Listing, Pending, Searching};
 use crate::{
     at_once::at_once,
     metrics::Metrics,
@@ -172,7 +170,7 @@ impl Catalogue for Cached {
         self.inner.search(text)
     }
 
-    fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>> {
+    fn probe(&self) -> Pending<'_, String> {
         Box::pin(async {
             let probed = self.inner.probe().await;
             self.note(probed.as_ref().err());
@@ -226,7 +224,7 @@ mod tests {
             Box::pin(async { Ok(Vec::new()) })
         }
 
-        fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>> {
+        fn probe(&self) -> Pending<'_, String> {
             Box::pin(async { Ok(String::new()) })
         }
     }
@@ -284,7 +282,7 @@ mod tests {
             Box::pin(async { Ok(Vec::new()) })
         }
 
-        fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>> {
+        fn probe(&self) -> Pending<'_, String> {
             Box::pin(async { Ok(String::new()) })
         }
     }

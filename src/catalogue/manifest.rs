@@ -2,9 +2,7 @@
 
 use std::{
     collections::HashMap,
-    future::Future,
     path::{Path, PathBuf},
-    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
 };
@@ -12,7 +10,8 @@ use std::{
 use serde::Deserialize;
 
 use super::{
-    Catalogue, CatalogueError, Finding, Found, Listing, MAX_MATCHES, Match, PAGE_ROWS, Searching, Sources, row::Row,
+    Catalogue, CatalogueError, Finding, Found, Listing, MAX_MATCHES, Match, PAGE_ROWS, Pending, Searching, Sources,
+    row::Row,
 };
 use crate::model::{ImageId, SourceImage};
 
@@ -166,7 +165,7 @@ impl Catalogue for Manifest {
         })
     }
 
-    fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>> {
+    fn probe(&self) -> Pending<'_, String> {
         Box::pin(async { Ok(format!("manifest with {} images; {}", self.images().await.len(), self.inner.sources)) })
     }
 }

@@ -33,14 +33,17 @@ use crate::model::{ImageId, SourceImage};
 /// What a look-up gives: `None` for an id that the catalogue does not have.
 pub type Found = Result<Option<Arc<SourceImage>>, CatalogueError>;
 
+/// An answer under way.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, CatalogueError>> + Send + 'a>>;
+
 /// A look-up under way.
-pub type Finding<'a> = Pin<Box<dyn Future<Output = Found> + Send + 'a>>;
+pub type Finding<'a> = Pending<'a, Option<Arc<SourceImage>>>;
 
 /// A row of a walk: the image, or what is wrong with its row.
 pub type Listed = (ImageId, Result<Arc<SourceImage>, CatalogueError>);
 
 /// A page of a walk under way.
-pub type Listing<'a> = Pin<Box<dyn Future<Output = Result<Vec<Listed>, CatalogueError>> + Send + 'a>>;
+pub type Listing<'a> = Pending<'a, Vec<Listed>>;
 
 /// The most rows of a page.
 pub const PAGE_ROWS: usize = 1000;
@@ -80,7 +83,7 @@ pub trait Catalogue: Send + Sync {
     }
 
     /// Asks the backend whether it is there, for `check` and readiness: a sentence about it.
-    fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>>;
+    fn probe(&self) -> Pending<'_, String>;
 }
 
 /// Why a look-up has no answer.
@@ -125,7 +128,7 @@ impl Catalogue for NoCatalogue {
         Box::pin(async { Ok(Vec::new()) })
     }
 
-    fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>> {
+    fn probe(&self) -> Pending<'_, String> {
         Box::pin(async { Ok("none: URLs name a source and a path".to_owned()) })
     }
 }

@@ -8,11 +8,11 @@ use sqlx::{
 };
 
 use super::{
-    CatalogueError, MAX_MATCHES, PAGE_ROWS, Sources, address,
-    sessions::{Dialect, Opened},
+    CatalogueError, Sources, address,
+    sessions::{Dialect, Opened, Parameter, Question},
     sql::{Sql, not_a_number},
 };
-use crate::{config::CatalogueConfig, model::ImageId};
+use crate::config::CatalogueConfig;
 
 /// A MySQL or MariaDB catalogue.
 pub type MySql = Sql<MySqlServer>;
@@ -64,21 +64,18 @@ impl Dialect for MySqlServer {
         Ok(Opened { connection, server })
     }
 
-    async fn ask(connection: &mut MySqlConnection, query: &str, id: ImageId) -> Result<Option<MySqlRow>, sqlx::Error> {
-        // The query is the operator's own text; the id is a bound parameter, compared with a column of any integer type.
-        sqlx::query(AssertSqlSafe(query)).bind(id.0).fetch_optional(connection).await
-    }
-
-    async fn list(connection: &mut MySqlConnection, query: &str, after: i64) -> Result<Vec<MySqlRow>, sqlx::Error> {
-        sqlx::query(AssertSqlSafe(query)).bind(after).fetch(connection).take(PAGE_ROWS).try_collect().await
-    }
-
-    async fn search(
+    async fn rows(
         connection: &mut MySqlConnection,
-        query: &str,
-        pattern: &str,
+        Question { query, parameter, most }: Question<'_>,
     ) -> Result<Vec<MySqlRow>, sqlx::Error> {
-        sqlx::query(AssertSqlSafe(query)).bind(pattern).fetch(connection).take(MAX_MATCHES).try_collect().await
+        let query = sqlx::query(AssertSqlSafe(query));
+        let query = match parameter {
+            // Compared with a column of any integer type.
+            Parameter::Id(id) => query.bind(id.0),
+            Parameter::After(number) => query.bind(number),
+            Parameter::Pattern(pattern) => query.bind(pattern),
+        };
+        query.fetch(connection).take(most).try_collect().await
     }
 
     fn id(row: &MySqlRow, column: &str) -> Result<Option<u64>, sqlx::Error> {

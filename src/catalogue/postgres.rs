@@ -8,11 +8,11 @@ use sqlx::{
 };
 
 use super::{
-    CatalogueError, MAX_MATCHES, PAGE_ROWS, Sources, address,
-    sessions::{Dialect, Opened},
+    CatalogueError, Sources, address,
+    sessions::{Dialect, Opened, Parameter, Question},
     sql::{Sql, not_a_number},
 };
-use crate::{config::CatalogueConfig, model::ImageId};
+use crate::config::CatalogueConfig;
 
 /// A Postgres catalogue.
 pub type Postgres = Sql<PostgresServer>;
@@ -56,19 +56,21 @@ impl Dialect for PostgresServer {
         Ok(Opened { connection, server: format!("PostgreSQL {}.{}", version / 10_000, version % 10_000) })
     }
 
-    async fn ask(connection: &mut PgConnection, query: &str, id: ImageId) -> Result<Option<PgRow>, sqlx::Error> {
-        // `bigint` is compared with a column of any integer type; an id beyond it is in no table.
-        let Ok(number) = i64::try_from(id.0) else { return Ok(None) };
-        // The query is the operator's own text; the id is a bound parameter.
-        sqlx::query(AssertSqlSafe(query)).bind(number).fetch_optional(connection).await
-    }
-
-    async fn list(connection: &mut PgConnection, query: &str, after: i64) -> Result<Vec<PgRow>, sqlx::Error> {
-        sqlx::query(AssertSqlSafe(query)).bind(after).fetch(connection).take(PAGE_ROWS).try_collect().await
-    }
-
-    async fn search(connection: &mut PgConnection, query: &str, pattern: &str) -> Result<Vec<PgRow>, sqlx::Error> {
-        sqlx::query(AssertSqlSafe(query)).bind(pattern).fetch(connection).take(MAX_MATCHES).try_collect().await
+    async fn rows(
+        connection: &mut PgConnection,
+        Question { query, parameter, most }: Question<'_>,
+    ) -> Result<Vec<PgRow>, sqlx::Error> {
+        let query = sqlx::query(AssertSqlSafe(query));
+        let query = match parameter {
+            Parameter::Id(id) => match i64::try_from(id.0) {
+                Ok(number) => query.bind(number),
+                // `bigint` is compared with a column of any integer type; an id beyond it is in no table.
+                Err(_) => return Ok(Vec::new()),
+            },
+            Parameter::After(number) => query.bind(number),
+            Parameter::Pattern(pattern) => query.bind(pattern),
+        };
+        query.fetch(connection).take(most).try_collect().await
     }
 
     fn id(row: &PgRow, column: &str) -> Result<Option<u64>, sqlx::Error> {

@@ -1,15 +1,15 @@
 //! Searching a catalogue: for the editors' page, never for a request of the public.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::sync::Arc;
 
-use super::CatalogueError;
+use super::Pending;
 use crate::model::{ImageId, SourceImage};
 
 /// Images that one search finds at most.
 pub const MAX_MATCHES: usize = 50;
 
 /// A search under way.
-pub type Searching<'a> = Pin<Box<dyn Future<Output = Result<Option<Vec<Match>>, CatalogueError>> + Send + 'a>>;
+pub type Searching<'a> = Pending<'a, Option<Vec<Match>>>;
 
 /// An image that a search has found.
 #[derive(Clone, Debug, PartialEq)]

@@ -41,29 +41,10 @@ pub trait Dialect: Send + Sync + 'static {
     /// Opens a session that reads only.
     fn open(&self) -> impl Future<Output = Result<Opened<Self::Database>, sqlx::Error>> + Send;
 
-    /// The first row of the query for an image.
-    fn ask<'a>(
+    /// The first rows of a query with a parameter, so many at most. An id that no column can hold has none.
+    fn rows<'a>(
         connection: &'a mut <Self::Database as Database>::Connection,
-        query: &'a str,
-        id: ImageId,
-    ) -> impl Future<Output = Result<Option<<Self::Database as Database>::Row>, sqlx::Error>> + Send + 'a;
-
-    /// The first rows of the query for what follows an id: [`PAGE_ROWS`] at most.
-    ///
-    /// [`PAGE_ROWS`]: super::PAGE_ROWS
-    fn list<'a>(
-        connection: &'a mut <Self::Database as Database>::Connection,
-        query: &'a str,
-        after: i64,
-    ) -> impl Future<Output = Result<Vec<<Self::Database as Database>::Row>, sqlx::Error>> + Send + 'a;
-
-    /// The first rows of the query for what is like a pattern: [`MAX_MATCHES`] at most.
-    ///
-    /// [`MAX_MATCHES`]: super::MAX_MATCHES
-    fn search<'a>(
-        connection: &'a mut <Self::Database as Database>::Connection,
-        query: &'a str,
-        pattern: &'a str,
+        question: Question<'a>,
     ) -> impl Future<Output = Result<Vec<<Self::Database as Database>::Row>, sqlx::Error>> + Send + 'a;
 
     /// A column's integer; `None` for a negative one.
@@ -99,67 +80,26 @@ pub struct Opened<D: Database> {
     pub server: String,
 }
 
-/// What a session is asked.
-pub(super) trait Question<D: Dialect>: Send + Sync {
-    /// What it gives.
-    type Answer: Send;
-
-    /// Asks.
-    fn put<'a>(
-        &'a self,
-        connection: &'a mut <D::Database as Database>::Connection,
-    ) -> impl Future<Output = Result<Self::Answer, sqlx::Error>> + Send + 'a;
-}
-
-/// The row of an image.
-pub(super) struct OneRow<'q> {
+/// What a session is asked: the operator's own text, a parameter that is bound to it, and how many rows at most.
+#[derive(Clone, Copy)]
+pub struct Question<'q> {
+    /// The query.
     pub query: &'q str,
-    pub id: ImageId,
+    /// Its one parameter.
+    pub parameter: Parameter<'q>,
+    /// Rows at most.
+    pub most: usize,
 }
 
-impl<D: Dialect> Question<D> for OneRow<'_> {
-    type Answer = Option<<D::Database as Database>::Row>;
-
-    fn put<'a>(
-        &'a self,
-        connection: &'a mut <D::Database as Database>::Connection,
-    ) -> impl Future<Output = Result<Self::Answer, sqlx::Error>> + Send + 'a {
-        D::ask(connection, self.query, self.id)
-    }
-}
-
-/// The rows that are like a pattern.
-pub(super) struct Matching<'q> {
-    pub query: &'q str,
-    pub pattern: &'q str,
-}
-
-impl<D: Dialect> Question<D> for Matching<'_> {
-    type Answer = Vec<<D::Database as Database>::Row>;
-
-    fn put<'a>(
-        &'a self,
-        connection: &'a mut <D::Database as Database>::Connection,
-    ) -> impl Future<Output = Result<Self::Answer, sqlx::Error>> + Send + 'a {
-        D::search(connection, self.query, self.pattern)
-    }
-}
-
-/// The rows after an id.
-pub(super) struct Page<'q> {
-    pub query: &'q str,
-    pub after: i64,
-}
-
-impl<D: Dialect> Question<D> for Page<'_> {
-    type Answer = Vec<<D::Database as Database>::Row>;
-
-    fn put<'a>(
-        &'a self,
-        connection: &'a mut <D::Database as Database>::Connection,
-    ) -> impl Future<Output = Result<Self::Answer, sqlx::Error>> + Send + 'a {
-        D::list(connection, self.query, self.after)
-    }
+/// What a query's parameter stands for.
+#[derive(Clone, Copy)]
+pub enum Parameter<'q> {
+    /// An image's id.
+    Id(ImageId),
+    /// The number that the rows' ids follow.
+    After(i64),
+    /// A pattern of `LIKE`.
+    Pattern(&'q str),
 }
 
 /// All sessions with one database.
@@ -207,7 +147,11 @@ impl<D: Dialect> Sessions<D> {
     }
 
     /// Asks, within the time.
-    pub async fn ask<Q: Question<D>>(&self, question: &Q, deadline: Instant) -> Result<Q::Answer, CatalogueError> {
+    pub async fn ask(
+        &self,
+        question: Question<'_>,
+        deadline: Instant,
+    ) -> Result<Vec<<D::Database as Database>::Row>, CatalogueError> {
         let late = |_| CatalogueError::TimedOut;
         let _seat = timeout_at(deadline, self.seats.acquire()).await.map_err(late)?;
         loop {
@@ -225,7 +169,7 @@ impl<D: Dialect> Sessions<D> {
                 }
                 Err(away) => return Err(away.error),
             };
-            let answer = timeout_at(deadline, question.put(&mut session.connection)).await.map_err(late)?;
+            let answer = timeout_at(deadline, D::rows(&mut session.connection, question)).await.map_err(late)?;
             if matches!(answer, Ok(_) | Err(sqlx::Error::Database(_))) {
                 self.keep(session);
             }
@@ -234,19 +178,19 @@ impl<D: Dialect> Sessions<D> {
     }
 
     /// The answer by a session that was used before; `None` when it turns out to be none any more.
-    async fn ask_kept<Q: Question<D>>(
+    async fn ask_kept(
         &self,
         mut session: Session<D>,
-        question: &Q,
+        question: Question<'_>,
         deadline: Instant,
-    ) -> Option<Result<Q::Answer, CatalogueError>> {
+    ) -> Option<Result<Vec<<D::Database as Database>::Row>, CatalogueError>> {
         // A network that has forgotten the session says nothing. Half of the time is left for a fresh one.
         let now = Instant::now();
         let patience = if D::IS_REMOTE { now + (deadline - now) / 2 } else { deadline };
-        match timeout_at(patience, question.put(&mut session.connection)).await {
-            Ok(Ok(row)) => {
+        match timeout_at(patience, D::rows(&mut session.connection, question)).await {
+            Ok(Ok(rows)) => {
                 self.keep(session);
-                Some(Ok(row))
+                Some(Ok(rows))
             }
             Ok(Err(sqlx::Error::Database(error))) if !D::is_of_the_session(&*error) => {
                 self.keep(session);

@@ -1,15 +1,15 @@
 //! What catalogues in databases have in common: the query, its columns, the time it may take.
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::time::Duration;
 
 use sqlx::Database;
 use tokio::time::Instant;
 
 use super::{
-    Catalogue, CatalogueError, Finding, Found, Listed, Listing, Match, Searching, Sources,
+    Catalogue, CatalogueError, Finding, Found, Listed, Listing, MAX_MATCHES, Match, PAGE_ROWS, Pending, Searching, Sources,
     row::Row,
     search::pattern,
-    sessions::{Dialect, Matching, OneRow, Page, Sessions},
+    sessions::{Dialect, Parameter, Question, Sessions},
 };
 use crate::{config::CatalogueConfig, model::ImageId};
 
@@ -51,15 +51,22 @@ impl<D: Dialect> Sql<D> {
     }
 
     async fn ask(&self, id: ImageId) -> Found {
-        let question = OneRow { query: &self.query, id };
-        let row = self.sessions.ask(&question, Instant::now() + self.timeout).await?;
-        row.map(|row| read::<D>(id, &row)?.into_image(id, &self.sources)).transpose()
+        let rows = self.rows(&self.query, Parameter::Id(id), 1).await?;
+        rows.first().map(|row| read::<D>(id, row)?.into_image(id, &self.sources)).transpose()
+    }
+
+    async fn rows(
+        &self,
+        query: &str,
+        parameter: Parameter<'_>,
+        most: usize,
+    ) -> Result<Vec<<D::Database as Database>::Row>, CatalogueError> {
+        self.sessions.ask(Question { query, parameter, most }, Instant::now() + self.timeout).await
     }
 
     async fn matching(&self, text: &str) -> Result<Option<Vec<Match>>, CatalogueError> {
         let Some(query) = &self.search_query else { return Ok(None) };
-        let question = Matching { query, pattern: &pattern(text) };
-        let rows = self.sessions.ask(&question, Instant::now() + self.timeout).await?;
+        let rows = self.rows(query, Parameter::Pattern(&pattern(text)), MAX_MATCHES).await?;
         // A row that could not be served is not offered.
         let usable = |row| {
             let id = ImageId(D::id(row, "id").ok()??);
@@ -75,7 +82,7 @@ impl<D: Dialect> Sql<D> {
         let query = self.list_query.as_deref().ok_or_else(|| unusable("is not set, and catalogue.query is"))?;
         // An id beyond them is in no table.
         let Ok(number) = after.map_or(Ok(-1), |after| i64::try_from(after.0)) else { return Ok(Vec::new()) };
-        let rows = self.sessions.ask(&Page { query, after: number }, Instant::now() + self.timeout).await?;
+        let rows = self.rows(query, Parameter::After(number), PAGE_ROWS).await?;
         let (mut listed, mut last) = (Vec::with_capacity(rows.len()), after);
         for row in &rows {
             // No URL can name a negative one.
@@ -107,7 +114,7 @@ impl<D: Dialect> Catalogue for Sql<D> {
         Box::pin(self.matching(text))
     }
 
-    fn probe(&self) -> Pin<Box<dyn Future<Output = Result<String, CatalogueError>> + Send + '_>> {
+    fn probe(&self) -> Pending<'_, String> {
         Box::pin(async {
             // Asking for an id that cannot be there exercises server, table and columns alike.
             self.ask(ImageId(0)).await?;
@@ -123,12 +130,12 @@ fn wagtail<D: Dialect>() -> String {
 
 /// The same, for a pattern: the newest first.
 fn wagtail_search<D: Dialect>() -> String {
-    format!("SELECT id, title, {WAGTAIL} WHERE {} ORDER BY id DESC LIMIT 50", D::MATCHES)
+    format!("SELECT id, title, {WAGTAIL} WHERE {} ORDER BY id DESC LIMIT {MAX_MATCHES}", D::MATCHES)
 }
 
 /// The same, page by page.
 fn wagtail_list<D: Dialect>() -> String {
-    format!("SELECT id, {WAGTAIL} WHERE id > {} ORDER BY id LIMIT 1000", D::PARAMETER)
+    format!("SELECT id, {WAGTAIL} WHERE id > {} ORDER BY id LIMIT {PAGE_ROWS}", D::PARAMETER)
 }
 
 /// The columns by name. One that the query does not give is absent, but for `file`.

@@ -9,11 +9,11 @@ use sqlx::{
 };
 
 use super::{
-    CatalogueError, MAX_MATCHES, PAGE_ROWS, Sources, address,
-    sessions::{Dialect, Opened},
+    CatalogueError, Sources, address,
+    sessions::{Dialect, Opened, Parameter, Question},
     sql::Sql,
 };
-use crate::{config::CatalogueConfig, model::ImageId};
+use crate::config::CatalogueConfig;
 
 /// An SQLite catalogue. The file is opened read-only and never repaired.
 pub type Sqlite = Sql<SqliteFile>;
@@ -50,27 +50,21 @@ impl Dialect for SqliteFile {
         Ok(Opened { connection, server: format!("SQLite {version}") })
     }
 
-    async fn ask(
+    async fn rows(
         connection: &mut SqliteConnection,
-        query: &str,
-        id: ImageId,
-    ) -> Result<Option<SqliteRow>, sqlx::Error> {
-        // SQLite's integers are signed; an id beyond them is in no table.
-        let Ok(number) = i64::try_from(id.0) else { return Ok(None) };
-        // The query is the operator's own text; the id is a bound parameter.
-        sqlx::query(AssertSqlSafe(query)).bind(number).fetch_optional(connection).await
-    }
-
-    async fn list(connection: &mut SqliteConnection, query: &str, after: i64) -> Result<Vec<SqliteRow>, sqlx::Error> {
-        sqlx::query(AssertSqlSafe(query)).bind(after).fetch(connection).take(PAGE_ROWS).try_collect().await
-    }
-
-    async fn search(
-        connection: &mut SqliteConnection,
-        query: &str,
-        pattern: &str,
+        Question { query, parameter, most }: Question<'_>,
     ) -> Result<Vec<SqliteRow>, sqlx::Error> {
-        sqlx::query(AssertSqlSafe(query)).bind(pattern).fetch(connection).take(MAX_MATCHES).try_collect().await
+        let query = sqlx::query(AssertSqlSafe(query));
+        let query = match parameter {
+            Parameter::Id(id) => match i64::try_from(id.0) {
+                Ok(number) => query.bind(number),
+                // SQLite's integers are signed; an id beyond them is in no table.
+                Err(_) => return Ok(Vec::new()),
+            },
+            Parameter::After(number) => query.bind(number),
+            Parameter::Pattern(pattern) => query.bind(pattern),
+        };
+        query.fetch(connection).take(most).try_collect().await
     }
 
     fn id(row: &SqliteRow, column: &str) -> Result<Option<u64>, sqlx::Error> {
@@ -96,7 +90,7 @@ impl Dialect for SqliteFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{catalogue::Catalogue as _, config::Secret};
+    use crate::{catalogue::Catalogue as _, config::Secret, model::ImageId};
     use sqlx::Connection as _;
     use std::str::FromStr as _;
 
