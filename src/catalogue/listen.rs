@@ -2,18 +2,19 @@
 //!
 //! It only makes it faster: a notification that nobody heard costs `catalogue.cache_seconds`, as without.
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions};
-use tokio::{
-    sync::mpsc::UnboundedSender,
-    time::{sleep, timeout},
-};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgNotification};
+use tokio::{sync::mpsc::UnboundedSender, time::sleep};
 
 use super::{CatalogueError, postgres};
-use crate::{config::CatalogueConfig, model::ImageId};
+use crate::{
+    config::CatalogueConfig,
+    model::ImageId,
+    remote::postgres::{heard, listener},
+};
 
-/// A session that says nothing for so long is asked whether it is still there: a network forgets without a word.
+/// A session that says nothing for so long is asked whether it is still there.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// The pause before another attempt doubles from the first to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -82,7 +83,7 @@ impl<H: Hearer> Listener<H> {
     async fn run(self) {
         let mut pause = PAUSES.0;
         while self.hearer.is_there() {
-            match self.open().await {
+            match listener(self.options.clone(), &self.channel, self.timeout).await {
                 Ok(session) => {
                     pause = PAUSES.0;
                     tracing::info!(channel = self.channel, "listening for changed rows");
@@ -96,39 +97,16 @@ impl<H: Hearer> Listener<H> {
         }
     }
 
-    async fn open(&self) -> Result<PgListener, sqlx::Error> {
-        self.in_time(async {
-            // A pool for each attempt: the last one may wait for its session until the network gives that up.
-            let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(self.timeout).max_lifetime(None);
-            let pool = pool.idle_timeout(None).connect_lazy_with(self.options.clone());
-            let mut session = PgListener::connect_with(&pool).await?;
-            session.eager_reconnect(false);
-            session.listen(&self.channel).await?;
-            Ok(session)
-        })
-        .await
-    }
-
     /// Until the session ends: an error. Or the hearer: none.
     async fn hear(&self, mut session: PgListener) -> Result<(), sqlx::Error> {
         // What changed before we listened was told to nobody.
         self.hearer.hear(Change::Any);
         while self.hearer.is_there() {
-            let heard = timeout(HEARTBEAT, session.try_recv()).await;
-            match heard {
-                Ok(Ok(Some(notification))) => self.hearer.hear(change(&notification)),
-                Ok(Ok(None)) => return Err(sqlx::Error::PoolClosed),
-                Ok(Err(error)) => return Err(error),
-                Err(_) => {
-                    self.in_time(sqlx::query("SELECT 1").execute(&mut session)).await?;
-                }
+            if let Some(notification) = heard(&mut session, HEARTBEAT, self.timeout).await? {
+                self.hearer.hear(change(&notification));
             }
         }
         Ok(())
-    }
-
-    async fn in_time<T>(&self, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
-        timeout(self.timeout, work).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
 }
 

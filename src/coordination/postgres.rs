@@ -7,10 +7,7 @@ use std::{
 };
 
 use sha2::{Digest as _, Sha256};
-use sqlx::{
-    Connection as _, PgConnection,
-    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
-};
+use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
 use tokio::{
     sync::{Mutex, broadcast},
     task::AbortHandle,
@@ -25,6 +22,7 @@ use crate::{
     config::{CoordinationConfig, Secret},
     model::RenditionKey,
     random::random_name,
+    remote::postgres::{heard, listener},
 };
 
 /// Gates that meet in a Postgres server. One session holds all leases of a gate: when it ends, however it ends, the server gives
@@ -139,25 +137,16 @@ async fn stay_alive(inner: Weak<Inner>, pause: Duration) {
 /// Hears what others tell until the connection ends.
 async fn subscribe(inner: &Inner, url: &Secret) -> Result<(), sqlx::Error> {
     let options = PgConnectOptions::from_str(url.expose())?.application_name("sendimage news");
-    let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(inner.timeout).connect_with(options).await?;
-    let mut listener = PgListener::connect_with(&pool).await?;
-    listener.listen(&inner.channel).await?;
+    let mut session = listener(options, &inner.channel, inner.timeout).await?;
     // What was told before, or while nobody listened, is not known.
     let _ = inner.news.send(Event::Unknown);
     loop {
-        let notification = match tokio::time::timeout(SILENCE, listener.try_recv()).await {
-            Ok(Ok(Some(notification))) => notification,
-            // The connection broke, and something may have been missed.
-            Ok(Ok(None)) => return Ok(()),
-            Ok(Err(error)) => return Err(error),
-            // Does nobody tell anything, or is nobody there?
-            Err(_) => {
-                let ping = sqlx::query("SELECT 1").execute(&mut listener);
-                tokio::time::timeout(inner.timeout, ping).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
-                continue;
-            }
+        let notification = match heard(&mut session, SILENCE, inner.timeout).await {
+            Err(sqlx::Error::PoolClosed) => return Ok(()),
+            result => result?,
         };
-        if let Some(event) = News::hear(notification.payload(), &inner.name) {
+        let event = notification.and_then(|notification| News::hear(notification.payload(), &inner.name));
+        if let Some(event) = event {
             // Nobody may listen at this moment.
             let _ = inner.news.send(event);
         }

@@ -10,6 +10,7 @@ mod guard;
 mod guarded;
 mod hosts;
 mod http;
+pub mod postgres;
 pub mod s3;
 mod tls;
 
