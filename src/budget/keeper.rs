@@ -178,10 +178,10 @@ async fn enforce(budget: &Budget, index: &mut Index, bounds: &Bounds) -> Result<
         let excess = Excess { reason: Reason::MaxIdle, bytes: 0, files: u64::MAX };
         evict(budget, index, excess, latest_use(seconds)).await?;
     }
-    let mut totals = index.totals().await?;
-    if let Some(excess) = bounds.excess(totals, space(budget).await) {
+    let (mut totals, mut room) = (index.totals().await?, space(budget).await);
+    if let Some(excess) = bounds.excess(totals, room) {
         is_over = evict(budget, index, excess, latest_use(bounds.protected())).await? == 0;
-        totals = index.totals().await?;
+        (totals, room) = (index.totals().await?, space(budget).await);
     }
     let Totals { files, bytes } = totals;
     let metrics = &budget.metrics;
@@ -189,7 +189,7 @@ async fn enforce(budget: &Budget, index: &mut Index, bounds: &Bounds) -> Result<
     metrics.store_bytes.set(bytes.try_into().unwrap_or(i64::MAX));
     metrics.store_over_budget.set(is_over.into());
     metrics.store_index_complete.set((index.walked_at().await? > 0).into());
-    if let Some(space) = space(budget).await {
+    if let Some(space) = room {
         metrics.store_free_bytes.set(space.free_bytes.try_into().unwrap_or(i64::MAX));
         metrics.store_free_inodes.set(space.free_inodes.try_into().unwrap_or(i64::MAX));
     }

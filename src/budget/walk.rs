@@ -80,44 +80,36 @@ async fn walk_if_due(budget: &Budget, place: &Place) -> Result<(), IndexError> {
     if walked_at > 0 && now() < walked_at.saturating_add(EVERY) {
         return Ok(());
     }
-    let began = now();
-    let mut turn = Turn { until: began + TURN };
-    if !index.take_turn(0, began, turn.until).await? {
-        return Ok(());
-    }
-    let pause = if walked_at == 0 { PAUSE_OF_NEW } else { PAUSE };
-    let result = compare(budget, &mut index, &mut turn, pause).await;
-    match &result {
-        Ok(Some((added, gone))) => {
-            index.end_turn(Some(began)).await?;
-            tracing::info!(
-                added,
-                gone,
-                seconds = now().saturating_sub(began),
-                "the store was walked: its index is whole"
-            );
-        }
-        Ok(None) => {}
-        Err(_) => index.end_turn(None).await?,
-    }
+    let (began, pause) = (now(), if walked_at == 0 { PAUSE_OF_NEW } else { PAUSE });
+    let result = walk(budget, &mut index, pause).await;
     index.close().await;
-    result.map(drop)
+    if let Some((added, gone)) = result? {
+        let seconds = now().saturating_sub(began);
+        tracing::info!(added, gone, seconds, "the store was walked: its index is whole");
+    }
+    Ok(())
 }
 
 /// Compares index and store at once, unless another gate is about it.
 pub(super) async fn walk_now(budget: &Budget, index: &mut Index) -> Result<(), IndexError> {
+    walk(budget, index, 0).await.map(drop)
+}
+
+/// Compares index and store if it is this gate's turn, as [`compare`] does, and notes how it ended. `None` when it is another's, or
+/// has become it.
+async fn walk(budget: &Budget, index: &mut Index, pause: u32) -> Result<Option<(u64, u64)>, IndexError> {
     let began = now();
     let mut turn = Turn { until: began + TURN };
     if !index.take_turn(0, began, turn.until).await? {
-        return Ok(());
+        return Ok(None);
     }
-    let result = compare(budget, index, &mut turn, 0).await;
+    let result = compare(budget, index, &mut turn, pause).await;
     match &result {
         Ok(Some(_)) => index.end_turn(Some(began)).await?,
         Ok(None) => {}
         Err(_) => index.end_turn(None).await?,
     }
-    result.map(drop)
+    result
 }
 
 /// The turn to walk, kept for as long as steps are made.
