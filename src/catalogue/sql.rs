@@ -6,7 +6,8 @@ use sqlx::Database;
 use tokio::time::Instant;
 
 use super::{
-    Catalogue, CatalogueError, Finding, Found, Listed, Listing, MAX_MATCHES, Match, PAGE_ROWS, Pending, Searching, Sources,
+    Catalogue, CatalogueError, Finding, Found, Listed, Listing, MAX_MATCHES, Match, PAGE_ROWS, Pending, Searching,
+    Sources,
     row::Row,
     search::pattern,
     sessions::{Dialect, Parameter, Question, Sessions},

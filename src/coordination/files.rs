@@ -263,7 +263,10 @@ mod tests {
         }
         let nowhere = store(&folder.path().join("not-mounted/renditions"));
         let claimed = LeaseFiles::new(&nowhere, LONG).claim(&key("x"), &mut Watch::default()).await;
-        assert!(claimed.is_err() && !folder.path().join("not-mounted").exists(), "the root's parents are not its to make");
+        assert!(
+            claimed.is_err() && !folder.path().join("not-mounted").exists(),
+            "the root's parents are not its to make"
+        );
     }
 
     #[tokio::test]

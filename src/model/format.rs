@@ -114,7 +114,8 @@ impl ImageFormat {
     /// The format that a file's name says it is in: what it is [its bytes tell](Self::detect).
     pub fn of_file_name(name: &str) -> Option<Self> {
         let (_, extension) = name.rsplit_once('.')?;
-        let is_called = |format: &Self| format.file_extensions().iter().any(|known| known.eq_ignore_ascii_case(extension));
+        let is_called =
+            |format: &Self| format.file_extensions().iter().any(|known| known.eq_ignore_ascii_case(extension));
         Self::ALL.into_iter().find(is_called)
     }
 

@@ -4,11 +4,7 @@ use std::{error::Error as StdError, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Empty;
-use hyper::{
-    HeaderMap, Request, Response, Uri,
-    body::Incoming,
-    header::USER_AGENT,
-};
+use hyper::{HeaderMap, Request, Response, Uri, body::Incoming, header::USER_AGENT};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client, connect::capture_connection},

@@ -8,11 +8,7 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions
 ///
 /// # Errors
 /// The server's own; [`sqlx::Error::PoolTimedOut`] for one that is silent.
-pub async fn listener(
-    options: PgConnectOptions,
-    channel: &str,
-    timeout: Duration,
-) -> Result<PgListener, sqlx::Error> {
+pub async fn listener(options: PgConnectOptions, channel: &str, timeout: Duration) -> Result<PgListener, sqlx::Error> {
     in_time(timeout, async {
         // A pool for each attempt: the last one may wait for its session until the network gives that up.
         let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(timeout).max_lifetime(None);
@@ -44,10 +40,7 @@ pub async fn heard(
     }
 }
 
-async fn in_time<T>(
-    timeout: Duration,
-    work: impl Future<Output = Result<T, sqlx::Error>>,
-) -> Result<T, sqlx::Error> {
+async fn in_time<T>(timeout: Duration, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
     tokio::time::timeout(timeout, work).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 

@@ -49,7 +49,8 @@ impl S3Store {
     }
 
     async fn look(&self, key: &RenditionKey) -> Result<Option<StoredRendition>, StoreError> {
-        let found = self.bucket.head(key.path()).await.map_err(|error| StoreError::of_s3("look up a rendition", &error))?;
+        let found =
+            self.bucket.head(key.path()).await.map_err(|error| StoreError::of_s3("look up a rendition", &error))?;
         // An empty object is none of ours.
         Ok(found.filter(|object| object.bytes > 0).map(|object| StoredRendition::new(key, object.bytes)))
     }

@@ -368,7 +368,8 @@ fn a_file_is_one_file_by_id_and_by_path() {
                1,a.jpg,abc,10,20,30,40\n2,b.jpg,def,,,,\n";
     std::fs::write(site.path("images.json"), csv).unwrap();
     site.start();
-    let asked = [("1", "fill-40x40"), ("media/a.jpg", "width-30"), ("1", "width-31"), ("media/a.jpg", "fill-40x40|smart")];
+    let asked =
+        [("1", "fill-40x40"), ("media/a.jpg", "width-30"), ("1", "width-31"), ("media/a.jpg", "fill-40x40|smart")];
     let mut served = Vec::new();
     for (number, (image, spec)) in asked.into_iter().enumerate() {
         served.push(ask(&site, image, spec));
@@ -387,7 +388,10 @@ fn a_file_is_one_file_by_id_and_by_path() {
     }
     for _ in 0..2 {
         assert_eq!(again(&site).to_vec(), served, "{}", site.log());
-        assert_eq!([ask(&site, "2", "width-30"), ask(&site, "media/b.jpg", "width-30")], [other.clone(), other.clone()]);
+        assert_eq!(
+            [ask(&site, "2", "width-30"), ask(&site, "media/b.jpg", "width-30")],
+            [other.clone(), other.clone()]
+        );
         assert_eq!(ask(&site, "2", "width-33").0, 410);
         site.signal(rustix::process::Signal::TERM);
         site.wait();
@@ -402,11 +406,14 @@ fn a_purged_row_is_not_remembered() {
     let section = Backend::Sqlite.section().replace("cache_seconds = 0.2", "cache_seconds = 3600");
     let mut site = Site::new(&format!("{section}{ops}"));
     furnish(&site);
-    Backend::Sqlite.execute(site.folder.path(), &[
-        "CREATE TABLE wagtailimages_image (id INTEGER PRIMARY KEY, title TEXT, file TEXT, file_hash TEXT, \
+    Backend::Sqlite.execute(
+        site.folder.path(),
+        &[
+            "CREATE TABLE wagtailimages_image (id INTEGER PRIMARY KEY, title TEXT, file TEXT, file_hash TEXT, \
          focal_point_x INTEGER, focal_point_y INTEGER, focal_point_width INTEGER, focal_point_height INTEGER)",
-        "INSERT INTO wagtailimages_image (id, title, file, file_hash) VALUES (1, '', 'a.jpg', '')",
-    ]);
+            "INSERT INTO wagtailimages_image (id, title, file, file_hash) VALUES (1, '', 'a.jpg', '')",
+        ],
+    );
     site.start();
     assert_eq!(statuses(&site, &[1]), [200], "{}", site.log());
     // The purge itself cannot use it, so it learns nothing that would count instead of what is remembered.

@@ -159,7 +159,9 @@ fn one_files_trouble_is_not_its_sources() {
     let stub = Stub::start(move |asked, _, stream| {
         let number: usize = asked.parts()[0].trim_end_matches(".jpg").parse().unwrap();
         match (changed.load(Ordering::SeqCst), number % 2) {
-            (false, _) => answer(stream, "200 OK", "", &fs::read(crate::vectors::folder().join("images/photo_land.jpg")).unwrap()),
+            (false, _) => {
+                answer(stream, "200 OK", "", &fs::read(crate::vectors::folder().join("images/photo_land.jpg")).unwrap())
+            }
             (true, 0) => answer(stream, "403 Forbidden", "", b""),
             (true, _) => answer(stream, "404 Not Found", "", b""),
         }
@@ -171,10 +173,15 @@ fn one_files_trouble_is_not_its_sources() {
     );
     let site = Site::new(&web).serve();
     site.add("photo_land.jpg", "a.jpg");
-    let made: Vec<PathBuf> = (0..8).flat_map(|number| make(&site, &format!("web/{number}.jpg"), &["width-60"])).collect();
+    let made: Vec<PathBuf> =
+        (0..8).flat_map(|number| make(&site, &format!("web/{number}.jpg"), &["width-60"])).collect();
     is_changed.store(true, Ordering::SeqCst);
     let (done, code) = said(&site, &["gc", "--orphans"]);
-    assert_eq!((&done["removed"]["original_gone"]["files"], &done["unjudged"]["files"], code), (&4.into(), &4.into(), 0), "{done}");
+    assert_eq!(
+        (&done["removed"]["original_gone"]["files"], &done["unjudged"]["files"], code),
+        (&4.into(), &4.into(), 0),
+        "{done}"
+    );
     assert_eq!(done["sources_away"], json!({}), "{done}");
     for (number, path) in made.iter().enumerate() {
         assert_eq!(path.exists(), number % 2 == 0, "{number}");

@@ -423,7 +423,8 @@ fn a_file_that_is_replaced_between_asking_and_fetching_is_asked_for_again() {
         answer(stream, "200 OK", &format!("ETag: \"{}\"\r\n", before.min(1)), &photo());
     });
     let site = Site::new(&config(&format!("http://{}/", stub.address), "fresh_seconds = 0\n")).serve();
-    let cases = [("a.jpg", "width-40", ""), ("b.jpg", "width-40|format-auto", ""), ("c.jpg", "width-40|format-auto", BROWSER)];
+    let cases =
+        [("a.jpg", "width-40", ""), ("b.jpg", "width-40|format-auto", ""), ("c.jpg", "width-40|format-auto", BROWSER)];
     for (name, spec, accept) in cases {
         let answer = site.gate("GET", &site.sign(&[&format!("web/{name}"), spec]), accept);
         assert_eq!(answer.status, 200, "{spec} {accept}: {}", site.log());

@@ -490,7 +490,8 @@ fn only_one_of_many_creates_where_the_store_can_tell() {
 /// Reads a request to its end, so that nothing of the answer is lost.
 fn read_body(asked: &Asked, stream: &mut TcpStream) {
     let (head, body) = asked.head.split_once("\r\n\r\n").unwrap();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |text| text.parse().unwrap());
+    let length =
+        head.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |text| text.parse().unwrap());
     std::io::Read::read_exact(stream, &mut vec![0; usize::saturating_sub(length, body.len())]).unwrap();
 }
 
@@ -500,7 +501,9 @@ fn what_is_gone_already_does_not_keep_the_rest() {
         read_body(asked, stream);
         match asked.head.split(' ').next().unwrap() {
             "post" => answer(stream, "501 Not Implemented", "", b"<Error><Code>NotImplemented</Code></Error>"),
-            _ if asked.target.contains("gone") => answer(stream, "404 Not Found", "", b"<Error><Code>NoSuchKey</Code></Error>"),
+            _ if asked.target.contains("gone") => {
+                answer(stream, "404 Not Found", "", b"<Error><Code>NoSuchKey</Code></Error>")
+            }
             _ => answer(stream, "204 No Content", "", b""),
         }
     });
@@ -516,7 +519,8 @@ fn what_is_gone_already_does_not_keep_the_rest() {
 
 #[test]
 fn a_store_that_is_ill_for_a_moment_removes_in_bulk_after_it() {
-    const DONE: &[u8] = b"<DeleteResult><Deleted><Key>r1/a</Key></Deleted><Deleted><Key>r1/b</Key></Deleted></DeleteResult>";
+    const DONE: &[u8] =
+        b"<DeleteResult><Deleted><Key>r1/a</Key></Deleted><Deleted><Key>r1/b</Key></Deleted></DeleteResult>";
     let is_ill = Arc::new(AtomicBool::new(true));
     let ill = is_ill.clone();
     let stub = Stub::start(move |asked, _, stream| {
@@ -571,7 +575,8 @@ fn leases_of_killed_gates_are_swept_and_living_ones_are_not() {
         far.renditions.run(far.renditions.bucket.put(&key(name), b"gate 1"[..].into(), "text/plain")).unwrap();
         if name != ".lease-new.webp" {
             // The store's date of it is the file's.
-            let file = std::fs::File::options().write(true).open(far.site.path("far/renditions").join(key(name))).unwrap();
+            let file =
+                std::fs::File::options().write(true).open(far.site.path("far/renditions").join(key(name))).unwrap();
             file.set_modified(std::time::SystemTime::now() - Duration::from_secs(2 * 3600)).unwrap();
         }
     }
