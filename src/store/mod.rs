@@ -5,7 +5,6 @@ mod fs;
 mod owner;
 mod s3;
 mod sweep;
-mod tree;
 mod walk;
 
 use std::{fs::File, future::Future, io, pin::Pin, time::SystemTime};
@@ -15,12 +14,11 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use evict::{Candidate, Evicted, Space};
-pub(crate) use fs::DRAFTS;
 pub use fs::FsStore;
+pub(crate) use fs::{DRAFTS, Tree};
 pub(crate) use owner::{Lives, Owner};
 pub use s3::S3Store;
 pub(crate) use sweep::{LEASE, draft_name};
-pub(crate) use tree::Tree;
 pub use walk::{Depth, ImageFolder, RenditionFile, Unfinished, Walk, Walked};
 
 use crate::{
