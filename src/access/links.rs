@@ -285,7 +285,9 @@ fn default_name(config: &Config, subject: &Subject<'_>, spec: &str) -> String {
 /// # Errors
 /// A sentence about what is no time.
 pub fn parse_life(text: &str) -> Result<Duration, String> {
-    text.parse().map(|Span(seconds)| Duration::from_secs(seconds))
+    let span: Result<Span, _> = text.parse();
+    span.map(|Span(seconds)| Duration::from_secs(seconds))
+        .map_err(|_| "a time is a number and a unit: 90s, 15m, 1h, 7d".into())
 }
 
 #[cfg(test)]
