@@ -55,6 +55,11 @@ pub struct SiteRefusal {
 }
 
 impl SiteRefusal {
+    /// The same as of somebody who has not said who they are.
+    pub fn unauthenticated(self) -> Self {
+        Self { status: StatusCode::UNAUTHORIZED, ..self }
+    }
+
     /// Whether the client is told that it has not said who it is (401), rather than that it may not (403).
     pub fn is_unauthenticated(&self) -> bool {
         self.status == StatusCode::UNAUTHORIZED

@@ -103,6 +103,11 @@ impl<'a> SignedRequest<'a> {
         self.scheme
     }
 
+    /// How much is left of the link's life; absent where it does not end.
+    pub fn link_left(&self) -> Option<Duration> {
+        self.left
+    }
+
     /// The name of an attachment, where the URL asks for one.
     pub fn download(&self) -> Option<&'a str> {
         // A Wagtail signature says nothing about the query.

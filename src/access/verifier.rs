@@ -168,6 +168,11 @@ impl Verifier {
         self.authorised(signed, found, now)
     }
 
+    /// The proof by the signature alone, for what is no image of the site's: it has no say in who may see it.
+    pub fn whoever_asks<'a>(&self, signed: &SignedRequest<'a>) -> VerifiedRequest<'a> {
+        VerifiedRequest { is_private: true, ..open(signed) }
+    }
+
     /// The proof, or the refusal; in a trial, the proof with the refusal beside it.
     fn authorised<'a>(
         &self,

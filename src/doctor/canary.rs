@@ -10,12 +10,12 @@
 use std::time::{Duration, SystemTime};
 
 use crate::{
-    access::{Link, Route, Scheme, SignedRequest, Subject, VerifiedRequest, Verifier},
+    access::{Link, Route, Scheme, SignedRequest, Subject, Verifier},
     model::{ImageFormat, MediaPath, RenditionKey, SourceKey, SourceRef, SourceVersion, hex},
 };
 
 /// The name of the canaries' source. A source in a config has no dot in its name.
-const SOURCE: &str = "canary.sendimage";
+pub(super) const SOURCE: &str = "canary.sendimage";
 /// How Wagtail-shaped canaries begin, where others have a filter spec. No filter spec begins so.
 const SPEC: &str = "canary.sendimage";
 /// For how long the doctor's URLs work.
@@ -146,13 +146,12 @@ pub struct Canary {
 }
 
 impl Canary {
-    /// The canary that a verified request asks for, if it does.
-    pub fn of(verified: &VerifiedRequest<'_>, now: SystemTime) -> Option<Self> {
-        let signed: &SignedRequest<'_> = verified;
+    /// The canary that a signed request asks for, if it does.
+    pub fn of(signed: &SignedRequest<'_>, now: SystemTime) -> Option<Self> {
         let (nonce, kind, left) = match signed.subject() {
             Subject::Path { source, path } if source == SOURCE => {
                 let mut parts = path.splitn(3, '/');
-                (parts.next()?, parts.next()?, verified.left()?)
+                (parts.next()?, parts.next()?, signed.link_left()?)
             }
             Subject::Id(id) if signed.scheme() == Scheme::Wagtail && id.parse() == Ok(0_u64) => {
                 let mut parts = signed.named_spec().strip_prefix(SPEC)?.strip_prefix('.')?.splitn(3, '.');

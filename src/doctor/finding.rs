@@ -34,6 +34,7 @@ pub enum Cause {
     NeedsCredentials,
     CredentialsLost,
     CredentialsPassed,
+    SiteFails,
     OldGate,
     OtherConfig,
     AgainFromOutside,

@@ -152,6 +152,14 @@ impl Look<'_> {
     }
 
     fn unasked(&self, error: &RemoteError) -> Finding {
-        self.error(Cause::Unreachable, format!("{} does not answer", self.public.base())).seen(error.to_string())
+        let error = error.to_string();
+        let finding = self.error(Cause::Unreachable, format!("{} does not answer", self.public.base()));
+        // As rustls words it.
+        match error.contains("peer certificate") {
+            true => finding.seen(error).fix(
+                "the certificate is of nobody whom this machine trusts: SSL_CERT_FILE=FILE names whom it should, --insecure takes any",
+            ),
+            false => finding.seen(error),
+        }
     }
 }

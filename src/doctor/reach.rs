@@ -7,7 +7,7 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, DATE, LOCATION};
 use super::{
     Answer, Cause, Finding, Look,
     ask::gate,
-    canary::Kind,
+    canary::{Kind, SOURCE},
     mirror::{Mirror, digest},
 };
 use crate::config::{AuthMode, OffloadMode};
@@ -77,6 +77,13 @@ impl Look<'_> {
                 finding(Cause::Redirected, "the public URL leads elsewhere before sendimage is asked")
                     .seen(format!("Location: {to}"))
                     .fix("give --url, and server.public_url, as browsers see it in the end (https, the host's main name)")
+            }
+            503 if self.route.auth == AuthMode::Forward && answer.says("Temporarily unavailable") => {
+                let asked = format!("sendimage asks {} about {SOURCE}/...", self.config.auth.forward.url);
+                finding(Cause::SiteFails, "the site does not say who may see an image, so that nobody sees any").seen(asked).fix(
+                    "auth.forward.url: its view answers 2xx, 401, 403, 404 or a redirect, for what it does not know too; \
+                     sendimage's log has what it answered",
+                )
             }
             502..=504 if !answer.says("Temporarily unavailable") => {
                 let finding = finding(Cause::GateUnreachable, "the web server answers, and cannot reach sendimage");

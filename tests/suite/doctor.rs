@@ -15,7 +15,10 @@ use sendimage::{
     doctor::{Asked, Finding, Severity, examine},
 };
 
-use crate::harness::{SENDIMAGE, Site, files, free_port, system_path, wait_for};
+use crate::{
+    forward::Scripted,
+    harness::{SENDIMAGE, Site, files, free_port, system_path, wait_for},
+};
 
 /// What all sites here say beside their mode: everything that can be lost.
 const HEADERS: &str = "[headers]\naccess_control_allow_origin = \"https://app.example\"\n\
@@ -566,6 +569,40 @@ fn a_token_that_nginx_keeps_is_told_from_one_that_nobody_gave() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("[credentials_lost]") && said.contains("fix:  location ^~ /images/"), "{said}");
+}
+
+/// A view that looks an image up by its id has no answer but no for a canary, and that is how it should be.
+#[test]
+fn a_site_that_knows_no_canary_is_no_fault() {
+    let view = Scripted::start();
+    let site =
+        site(&format!("[auth]\nmode = \"forward\"\n[auth.forward]\nurl = \"{}\"\ncache_seconds = 0\n", view.url));
+    // An empty folder of originals is one that is not mounted.
+    site.add("photo_land.jpg", "a.jpg");
+    let front = Front::start(&site, |conf| conf);
+    let check = || {
+        let output = site.run(&["check", "--url", &front.url(), "--header", "Cookie: session=1"]);
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    for no in ["401 Unauthorized", "403 Forbidden", "404 Not Found", "302 Found"] {
+        view.says(no, "");
+        assert_named(no, &diagnose(&site, &front.url()), "needs_credentials");
+        let (code, said) = check();
+        assert_eq!(code, Some(0), "{no}: {said}");
+    }
+    // An image is another matter.
+    let image = site.sign(&["media/a.jpg", "width-50"]);
+    assert_eq!(site.gate("GET", &image, "Cookie: session=1\r\n").status, 403);
+    view.says("500 Internal Server Error", "");
+    let (code, said) = check();
+    assert!(code == Some(1) && said.contains("[site_fails]") && said.contains(&view.url), "{said}");
+    view.says("404 Not Found", "");
+    drop(front);
+    let front =
+        Front::start(&site, |conf| change_in(&conf, PUBLIC, "proxy_cache off;", "proxy_set_header Cookie \"\";"));
+    let output = site.run(&["check", "--url", &front.url(), "--header", "Cookie: session=1"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.code() == Some(1) && said.contains("[credentials_lost]"), "{said}");
 }
 
 #[test]

@@ -112,14 +112,14 @@ fn who_is_logged_in_sees_the_image_and_who_has_logged_out_does_not() {
 }
 
 /// A site that answers what it is told to, and keeps what it was asked.
-struct Scripted {
-    url: String,
+pub struct Scripted {
+    pub url: String,
     asked: Arc<Mutex<Vec<String>>>,
     answer: Arc<Mutex<(String, Duration)>>,
 }
 
 impl Scripted {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/ask", listener.local_addr().unwrap());
         let asked: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -147,7 +147,7 @@ impl Scripted {
         scripted
     }
 
-    fn says(&self, status: &str, headers: &str) {
+    pub fn says(&self, status: &str, headers: &str) {
         self.says_late(status, headers, Duration::ZERO);
     }
 
