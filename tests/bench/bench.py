@@ -17,7 +17,7 @@ import time
 
 import plot
 
-PARTS = ["hit", "auth", "floor", "cold", "throughput", "page", "auto", "overload", "scale", "memory"]
+PARTS = ["hit", "auth", "floor", "cold", "throughput", "page", "auto", "overload", "scale", "memory", "profile"]
 
 
 def main():
