@@ -157,8 +157,7 @@ impl Warmed {
         for (reason, count) in failed {
             *self.failed.entry(reason).or_default() += count;
         }
-        let room = Self::MOST_FAILURES.saturating_sub(self.failures.len());
-        self.failures.extend(failures.into_iter().take(room));
+        failures.into_iter().for_each(|failure| self.tell(failure));
     }
 
     /// One original that was not met where it should have been: nothing of it was made.
@@ -182,10 +181,15 @@ impl Warmed {
                 let reason = reason(&error);
                 self.fail(reason, 1);
                 let (reference, spec) = (original.reference().to_owned(), Some(spec.canonical().to_string()));
-                if self.failures.len() < Self::MOST_FAILURES {
-                    self.failures.push(Failure { reference, spec, reason: reason.into(), says: error.to_string() });
-                }
+                self.tell(Failure { reference, spec, reason: reason.into(), says: error.to_string() });
             }
+        }
+    }
+
+    /// Lists a failure, if it is one of the first and not listed yet: the three of a `format-auto` fail alike.
+    fn tell(&mut self, failure: Failure) {
+        if self.failures.len() < Self::MOST_FAILURES && !self.failures.contains(&failure) {
+            self.failures.push(failure);
         }
     }
 
@@ -228,6 +232,9 @@ mod tests {
         assert_eq!((all.created, all.present, all.failed["gone"]), (1, 2, 30));
         assert_eq!(all.failures.len(), Warmed::MOST_FAILURES);
         assert_eq!(all.failures[19].reference, "19");
+        let mut alike = Warmed::default();
+        (0..3).for_each(|_| alike.absorb(Warmed::of_failure(failure(1))));
+        assert_eq!((alike.failed["gone"], alike.failures.len()), (3, 1), "counted each, told once");
         let text = serde_json::to_string(&all).unwrap();
         assert_eq!(serde_json::from_str::<Warmed>(&text).unwrap(), all);
         // What nothing failed of says so as it always has.
