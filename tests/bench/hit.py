@@ -22,7 +22,8 @@ CONNECTIONS = 32
 SPEC = "width-480|jpegquality-80"
 LUA = pathlib.Path(__file__).with_name("cycle.lua")
 STATIC, FLOOR, FLOOR_AS_OURS = "nginx static, open_file_cache", "floor", "floor with our config and headers"
-CHECK, ASSUME, VERDICT = "sendimage", 'sendimage, existence = "assume"', 'sendimage, mode = "auth_request"'
+CHECK, VERDICT = "sendimage", 'sendimage, mode = "auth_request"'
+REMEMBER, ASSUME = 'sendimage, existence = "remember"', 'sendimage, existence = "assume"'
 # What our answer to nginx says beside the file's name; the floor with our headers says the same.
 NOT_COPIED = {"x-accel-redirect", "content-length", "content-type", "date", "connection", "server"}
 
@@ -37,7 +38,11 @@ def measure(options):
             ours = {CHECK: peer(check, [check.sign(name, SPEC) for name in names])}
         files = stored(check.store)
         notes = []
-        for title, config in [(ASSUME, '[store]\nexistence = "assume"\n'), (VERDICT, '[offload]\nmode = "auth_request"\n')]:
+        for title, config in [
+            (REMEMBER, '[store]\nexistence = "remember"\n'),
+            (ASSUME, '[store]\nexistence = "assume"\n'),
+            (VERDICT, '[offload]\nmode = "auth_request"\n'),
+        ]:
             # Its own gate and nginx, but the same files: they are rendered once.
             service = Service(directory / re.sub(r"\W+", "-", title), options.sendimage, config, 0, check.media, check.store)
             refusal = service.refusal()
