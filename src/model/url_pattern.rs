@@ -89,6 +89,8 @@ impl FromStr for UrlPattern {
         {
             return Err(UrlPatternError::Malformed);
         }
+        // Behind the star, for a parser of URLs looks for a host that is missing behind the next slash.
+        let (is_any_below, rest) = rest.strip_prefix("*.").map_or((false, rest), |name| (true, name));
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
         if authority.is_empty() {
             return Err(UrlPatternError::Malformed);
@@ -96,8 +98,7 @@ impl FromStr for UrlPattern {
         if authority.contains('@') || rest.contains(['?', '#']) {
             return Err(UrlPatternError::Extra);
         }
-        let (is_any_below, host) = rest.strip_prefix("*.").map_or((false, rest), |name| (true, name));
-        let url = Url::parse(&format!("{scheme}://{host}")).map_err(|_| UrlPatternError::Malformed)?;
+        let url = Url::parse(&format!("{scheme}://{rest}")).map_err(|_| UrlPatternError::Malformed)?;
         if climbs(rest.strip_prefix(authority).unwrap_or_default()) {
             return Err(UrlPatternError::Malformed);
         }
@@ -190,6 +191,8 @@ mod tests {
             ("ftp://images.example/", UrlPatternError::Malformed),
             ("https://", UrlPatternError::Malformed),
             ("https:///a", UrlPatternError::Malformed),
+            ("https://*./a", UrlPatternError::Malformed),
+            ("https://*./*.us.ex@pa0.example/", UrlPatternError::Malformed),
             ("https://images.example:x/", UrlPatternError::Malformed),
             ("https://images.example/a/../b", UrlPatternError::Malformed),
             ("https://images.example/ a", UrlPatternError::Malformed),

@@ -50,6 +50,6 @@ fuzz_target!(|bytes: &[u8]| {
         Answer::Rendered(report) => drop(format!("{:?}", report.times.decode.as_secs_f64())),
         Answer::Failed(error) => drop(JobError::from(error).to_string()),
         Answer::Source(errno) | Answer::Output(errno) => drop(errno.to_string()),
-        Answer::SourceChanged | Answer::Panicked { .. } => {}
+        Answer::Verified | Answer::SourceChanged | Answer::Panicked { .. } => {}
     }
 });
