@@ -7,7 +7,7 @@ use std::{
     fs, io,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sqlx::{
@@ -15,6 +15,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous},
 };
 use thiserror::Error;
+use tokio::time::sleep;
 
 use super::{
     name::{Folder, Name},
@@ -87,10 +88,7 @@ impl From<sqlx::Error> for IndexError {
         /// `SQLITE_ERROR`, for a table that is not there; `SQLITE_CORRUPT`, `SQLITE_CONSTRAINT`, `SQLITE_MISMATCH`, `SQLITE_NOTADB`.
         const DAMAGED: [i32; 5] = [1, 11, 19, 20, 26];
         let is_damaged = match &error {
-            sqlx::Error::Database(error) => {
-                let code: Option<i32> = error.code().and_then(|code| code.parse().ok());
-                code.is_some_and(|code| DAMAGED.contains(&(code & 0xFF)))
-            }
+            sqlx::Error::Database(_) => primary_code(&error).is_some_and(|code| DAMAGED.contains(&code)),
             sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::RowNotFound => true,
             _ => false,
         };
@@ -155,7 +153,7 @@ impl Index {
             .pragma("journal_size_limit", "1048576")
             .pragma("cache_size", "-4096")
             .disable_statement_logging();
-        let mut connection = options.connect().await?;
+        let mut connection = connect(&options).await?;
         let identity = identity(&place.file).ok_or_else(|| IndexError::Away("it is gone again".into()))?;
         sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut connection).await?;
         let tables: i64 = number(&mut connection, "PRAGMA user_version").await?;
@@ -347,11 +345,36 @@ impl Index {
 /// When it cannot be read.
 pub(super) async fn read_totals(place: &Place) -> Result<Totals, IndexError> {
     let options = SqliteConnectOptions::new().filename(&place.file).read_only(true).busy_timeout(BUSY);
-    let connection = options.disable_statement_logging().connect().await?;
+    let connection = connect(&options.disable_statement_logging()).await?;
     let mut index = Index { connection, file: place.file.clone(), identity: (0, 0), presets: Vec::new() };
     let totals = index.totals().await;
     index.close().await;
     totals
+}
+
+/// Connects, and waits for others that do. Of two connections that give a new file its write-ahead log at one moment, SQLite
+/// refuses one at once, whatever its busy timeout: waiting with a shared lock for an exclusive one, both would wait for ever.
+async fn connect(options: &SqliteConnectOptions) -> Result<SqliteConnection, sqlx::Error> {
+    const BETWEEN: Duration = Duration::from_millis(10);
+    let begun_at = Instant::now();
+    loop {
+        match options.connect().await {
+            Err(error) if is_busy(&error) && begun_at.elapsed() < BUSY => sleep(BETWEEN).await,
+            result => return result,
+        }
+    }
+}
+
+fn is_busy(error: &sqlx::Error) -> bool {
+    /// `SQLITE_BUSY`.
+    const BUSY: i32 = 5;
+    primary_code(error) == Some(BUSY)
+}
+
+/// SQLite's result code (sqlite.org/rescode.html) without its extension.
+fn primary_code(error: &sqlx::Error) -> Option<i32> {
+    let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
+    Some(code & 0xFF)
 }
 
 fn entry(row: &SqliteRow) -> Result<Entry, IndexError> {
