@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    io::{self, Seek as _},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -16,6 +17,7 @@ use crate::{
     model::{FocalPoint, ImageFormat},
     render::plan::Plan,
     spec::{FilterSpec, Operation},
+    unnamed::unnamed_file,
     workers::RenderReport,
 };
 
@@ -61,21 +63,20 @@ async fn render(arguments: &Arguments, config: &Config, spec: &FilterSpec) -> Re
     let input = &arguments.input;
     let source = File::open(input).with_context(|| format!("cannot open {}", input.display()))?;
     let worker = OneWorker::start(config).await?;
-    // Beside the output, so that a failed render leaves what was there, and the rename stays on one file system.
-    let temporary = Temporary::beside(&arguments.output)?;
+    let output = Output::of(&arguments.output)?;
     let deadline = || Instant::now() + Duration::from_secs_f64(config.render.deadline_seconds);
     let mut rounds = Vec::new();
     let mut plan = None;
     for _ in 0..arguments.repeat {
         let started = Instant::now();
         let (made, report) = worker
-            .render(&source, spec, arguments.focal, &temporary.file, deadline())
+            .render(&source, spec, arguments.focal, output.file(), deadline())
             .await
             .with_context(|| format!("cannot render {}", input.display()))?;
         rounds.push((started.elapsed(), report));
         plan = Some(made);
     }
-    temporary.rename(&arguments.output)?;
+    output.finish()?;
     let Some(plan) = plan else { return Ok(()) };
     if arguments.json {
         return print_json(&describe(spec, &plan, &rounds)).map_err(|_| anyhow::anyhow!("the report was not printed"));
@@ -128,29 +129,55 @@ fn with_format_of(spec: FilterSpec, output: &Path) -> Result<FilterSpec, anyhow:
     Ok(FilterSpec::parse(&format!("{}|format-{}", spec.canonical(), format.name()))?)
 }
 
-/// A file with another name until it is whole.
-struct Temporary {
-    file: File,
-    path: PathBuf,
+/// Where the rendition goes, once it is whole: a failed render leaves what was there.
+enum Output {
+    /// A file, which has another name beside its own until then: the rename stays on one file system.
+    File { file: File, temporary: PathBuf, named: PathBuf },
+    /// A device or a pipe, which is written to and stays what it is.
+    Device { file: File, device: File, path: PathBuf },
 }
 
-impl Temporary {
-    fn beside(output: &Path) -> Result<Self, anyhow::Error> {
-        let name = output.file_name().and_then(|name| name.to_str()).context("OUT is not the name of a file")?;
-        let path = output.with_file_name(format!(".{name}.tmp-{}", std::process::id()));
-        let file = File::create_new(&path).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Self { file, path })
+impl Output {
+    fn of(path: &Path) -> Result<Self, anyhow::Error> {
+        let cannot_write = || format!("cannot write {}", path.display());
+        // A link stays, and the file that it leads to is replaced.
+        let named = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        if std::fs::metadata(&named).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
+            let device = File::options().write(true).open(&named).with_context(cannot_write)?;
+            let file = unnamed_file(&std::env::temp_dir()).with_context(cannot_write)?;
+            return Ok(Self::Device { file, device, path: path.to_owned() });
+        }
+        let name = named.file_name().and_then(|name| name.to_str()).context("OUT is not the name of a file")?;
+        let temporary = named.with_file_name(format!(".{name}.tmp-{}", std::process::id()));
+        let file = File::create_new(&temporary).with_context(|| format!("cannot write {}", temporary.display()))?;
+        Ok(Self::File { file, temporary, named })
     }
 
-    fn rename(self, output: &Path) -> Result<(), anyhow::Error> {
-        std::fs::rename(&self.path, output).with_context(|| format!("cannot write {}", output.display()))
+    /// For the worker to write to.
+    fn file(&self) -> &File {
+        match self {
+            Self::File { file, .. } | Self::Device { file, .. } => file,
+        }
+    }
+
+    fn finish(&self) -> Result<(), anyhow::Error> {
+        let (done, path) = match self {
+            Self::File { temporary, named, .. } => (std::fs::rename(temporary, named), named),
+            Self::Device { file, device, path } => {
+                let (mut from, mut to) = (file, device);
+                (from.rewind().and_then(|()| io::copy(&mut from, &mut to)).map(drop), path)
+            }
+        };
+        done.with_context(|| format!("cannot write {}", path.display()))
     }
 }
 
-impl Drop for Temporary {
+impl Drop for Output {
     fn drop(&mut self) {
-        // Gone already when it was renamed.
-        let _ = std::fs::remove_file(&self.path);
+        if let Self::File { temporary, .. } = self {
+            // Gone already when it was renamed.
+            let _ = std::fs::remove_file(temporary);
+        }
     }
 }
 

@@ -178,6 +178,29 @@ fn render_makes_one_file_and_reports() {
 }
 
 #[test]
+fn render_replaces_neither_links_nor_pipes() {
+    use std::os::unix::fs::FileTypeExt as _;
+    let site = Site::new("");
+    site.add("photo_land.jpg", "a.jpg");
+    let (link, file, pipe) = (site.path("link.png"), site.path("file.png"), site.path("pipe"));
+    std::fs::write(&file, "what was there").unwrap();
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+    let render = |output: &std::path::Path| {
+        let (input, spec) = (site.path("media/a.jpg"), "width-20|format-png");
+        Command::new(SENDIMAGE).arg("render").args([&input, std::path::Path::new(spec), output]).spawn().unwrap()
+    };
+    assert!(render(&link).wait().unwrap().success());
+    assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+    let made = std::fs::read(&file).unwrap();
+    assert!(made.starts_with(b"\x89PNG"));
+    let mut child = render(&pipe);
+    assert!(std::fs::read(&pipe).unwrap() == made, "whoever reads a pipe gets what a file gets");
+    assert!(child.wait().unwrap().success());
+    assert!(std::fs::metadata(&pipe).unwrap().file_type().is_fifo());
+}
+
+#[test]
 fn a_reader_that_has_enough_is_no_failure_and_a_full_disk_is_one() {
     let site = Site::new("");
     site.add("photo_land.jpg", "a.jpg");
