@@ -330,10 +330,7 @@ impl Site {
 
     /// Stored renditions, by path below the store's root.
     pub fn stored(&self) -> Vec<PathBuf> {
-        files(&self.path("renditions"))
-            .into_iter()
-            .filter(|path| !path.file_name().unwrap().to_string_lossy().starts_with('.'))
-            .collect()
+        renditions(&self.path("renditions"))
     }
 
     /// Process ids of the render workers.
@@ -494,6 +491,12 @@ pub fn wait_for(limit: Duration, mut done: impl FnMut() -> bool) -> Result<(), (
         std::thread::sleep(Duration::from_millis(10));
     }
     Err(())
+}
+
+/// The renditions below a store's root: no records, drafts or leases.
+pub fn renditions(root: &Path) -> Vec<PathBuf> {
+    let is_rendition = |path: &PathBuf| !path.file_name().unwrap().to_string_lossy().starts_with('.');
+    files(root).into_iter().filter(is_rendition).collect()
 }
 
 /// All files below a folder.
