@@ -57,9 +57,9 @@ impl PixelRect {
         self.left < self.right && self.top < self.bottom && self.right <= size.width && self.bottom <= size.height
     }
 
-    /// The rectangle's own size.
+    /// The rectangle's own size; none where its edges are the wrong way round.
     pub fn size(self) -> Size {
-        Size::new(self.right - self.left, self.bottom - self.top)
+        Size::new(self.right.saturating_sub(self.left), self.bottom.saturating_sub(self.top))
     }
 }
 

@@ -10,6 +10,7 @@ use codec::animation::{Frame, Frames, Moving};
 use metadata::Metadata;
 use picture::Picture;
 use planes::Planes;
+use source::ReadAt;
 
 use crate::model::{ImageFormat, SourceFacts};
 
@@ -44,6 +45,8 @@ pub mod plan;
 mod planes;
 #[forbid(unsafe_code)]
 mod resample;
+#[forbid(unsafe_code)]
+pub mod source;
 #[forbid(unsafe_code)]
 mod svg;
 #[cfg(test)]
@@ -147,6 +150,14 @@ pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
     codec::probe(source)
 }
 
+/// As [`probe`], of a file whose format lets its header be read without the rest. `None`: of another format.
+///
+/// # Errors
+/// As [`probe`]; also when the file cannot be read, which is what its [`ReadAt`] knows.
+pub fn probe_in_pieces<S: ReadAt + ?Sized>(source: &S) -> Result<Option<SourceFacts>, RenderError> {
+    codec::probe_in_pieces(source)
+}
+
 /// The C libraries that decode and encode, with the versions that they give themselves.
 pub fn library_versions() -> Vec<(&'static str, String)> {
     codec::library_versions()
@@ -166,8 +177,7 @@ pub fn render(source: &[u8], plan: &Plan) -> Result<Rendered, RenderError> {
 /// # Errors
 /// When the source or the watermark cannot be decoded, the source is not what the plan was made for, or the encoder refuses.
 pub fn render_marked(source: &[u8], mark: Option<&[u8]>, plan: &Plan) -> Result<Rendered, RenderError> {
-    let prepared = |how| canvas::Mark::new(decode_mark(mark)?, plan.rendition_size(), how);
-    let finish = Finish { plan, mark: plan.watermark.as_ref().map(prepared).transpose()? };
+    let finish = Finish::new(plan, mark)?;
     let mut rendered = match plan.encoding {
         plan::Encoding::Svg => return vector(source, plan),
         _ if plan.frames > 1 => animation(source, &finish)?,
@@ -183,39 +193,56 @@ pub fn render_marked(source: &[u8], mark: Option<&[u8]>, plan: &Plan) -> Result<
     Ok(rendered)
 }
 
+/// As [`render_marked`], of a plan that [reads in pieces](Plan::reads_in_pieces): the file is never in memory whole.
+///
+/// # Errors
+/// As [`render_marked`]; also when the file cannot be read, which is what its [`ReadAt`] knows.
+pub fn render_in_pieces<S: ReadAt + ?Sized>(
+    source: &S,
+    mark: Option<&[u8]>,
+    plan: &Plan,
+) -> Result<Rendered, RenderError> {
+    match plan.reads_in_pieces() {
+        true => in_bands(source, &Finish::new(plan, mark)?),
+        false => Err(RenderError::Changed),
+    }
+}
+
 fn still(source: &[u8], finish: &Finish<'_>) -> Result<Rendered, RenderError> {
     let mut stages = Stages::start();
     let plan = finish.plan;
     let cut = plan.cut_as_stored()?;
-    let (decode, resized);
-    let mut resizing = Duration::ZERO; // while it is decoded
+    if plan.in_bands() {
+        return in_bands(source, finish);
+    }
     if plan.source.format == ImageFormat::Svg {
         // Drawn at the size that is asked for: nothing is left to resize.
-        resized = svg::draw(source, plan, cut.crop, cut.output)?;
-        decode = stages.lap();
-    } else if plan.in_bands() {
-        let mut bands = resample::Bands::new(cut, plan.source.stored_size)?;
-        let profile = codec::decode_bands(source, plan, |band| {
-            let began = Instant::now();
-            let added = bands.add(band);
-            resizing += began.elapsed();
-            added
-        })?;
-        decode = stages.lap().saturating_sub(resizing);
-        resized = bands.finish(profile)?;
-    } else {
-        let mut decoded = codec::decode(source, plan)?;
-        decode = stages.lap();
-        if cut.reduction > 1 {
-            resample::undo_means(&mut decoded.pixels, decoded.size, decoded.layout.bytes());
-        }
-        resized = resample::resize(decoded, cut)?;
+        let drawn = svg::draw(source, plan, cut.crop, cut.output)?;
+        let decode = stages.lap();
+        return finish.encoded(drawn, stages, decode, Duration::ZERO);
     }
-    let picture = finish.apply(resized)?;
-    let resample = stages.lap() + resizing;
+    let mut decoded = codec::decode(source, plan)?;
+    let decode = stages.lap();
+    if cut.reduction > 1 {
+        resample::undo_means(&mut decoded.pixels, decoded.size, decoded.layout.bytes());
+    }
+    finish.encoded(resample::resize(decoded, cut)?, stages, decode, Duration::ZERO)
+}
 
-    let bytes = codec::encode(picture, plan.encoding)?;
-    Ok(Rendered { bytes, times: StageTimes { decode, resample, encode: stages.lap() } })
+/// Of a plan that is [`Plan::in_bands`]: resizes while it decodes.
+fn in_bands<S: ReadAt + ?Sized>(source: &S, finish: &Finish<'_>) -> Result<Rendered, RenderError> {
+    let mut stages = Stages::start();
+    let plan = finish.plan;
+    let mut bands = resample::Bands::new(plan.cut_as_stored()?, plan.source.stored_size)?;
+    let mut resizing = Duration::ZERO;
+    let profile = codec::decode_bands(source, plan, |band| {
+        let began = Instant::now();
+        let added = bands.add(band);
+        resizing += began.elapsed();
+        added
+    })?;
+    let decode = stages.lap().saturating_sub(resizing);
+    finish.encoded(bands.finish(profile)?, stages, decode, resizing)
 }
 
 /// Makes a rendition without red, green and blue, where the plan has nothing for them and the source is coded so; and what
@@ -301,7 +328,26 @@ struct Finish<'a> {
     mark: Option<canvas::Mark>,
 }
 
-impl Finish<'_> {
+impl<'a> Finish<'a> {
+    fn new(plan: &'a Plan, mark: Option<&[u8]>) -> Result<Self, RenderError> {
+        let prepared = |how| canvas::Mark::new(decode_mark(mark)?, plan.rendition_size(), how);
+        Ok(Self { plan, mark: plan.watermark.as_ref().map(prepared).transpose()? })
+    }
+
+    /// Applies it and encodes, with what the stages took before.
+    fn encoded(
+        &self,
+        resized: Picture,
+        mut stages: Stages,
+        decode: Duration,
+        resizing: Duration,
+    ) -> Result<Rendered, RenderError> {
+        let picture = self.apply(resized)?;
+        let resample = stages.lap() + resizing;
+        let bytes = codec::encode(picture, self.plan.encoding)?;
+        Ok(Rendered { bytes, times: StageTimes { decode, resample, encode: stages.lap() } })
+    }
+
     fn apply(&self, resized: Picture) -> Result<Picture, RenderError> {
         let plan = self.plan;
         let upright = color::for_output(orient::turn_upright(resized, plan.turn), plan.encoding);

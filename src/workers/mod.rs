@@ -14,6 +14,7 @@ mod queue;
 pub mod sandbox;
 mod seccomp;
 pub mod self_test;
+mod source_file;
 pub mod worker;
 
 use std::{ffi::OsString, process::ExitCode};

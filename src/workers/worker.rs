@@ -14,10 +14,9 @@ use std::{
 };
 
 use rustix::{
-    buffer::spare_capacity,
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::{FileType, fstat, ftruncate},
-    io::{Errno as RawErrno, pread, pwrite, retry_on_intr},
+    fs::ftruncate,
+    io::{Errno as RawErrno, pwrite, retry_on_intr},
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendFlags, recvmsg,
         sendmsg,
@@ -28,6 +27,7 @@ use rustix::{
 use super::{
     job::{Answer, DecodeKey, Job, MAX_MESSAGE_BYTES, Ready, RenderReport, Reply, Task, plain},
     sandbox::{self, AddressSpace},
+    source_file::SourceFile,
 };
 use crate::{
     model::Size,
@@ -220,7 +220,24 @@ fn work(job: &Job, descriptors: &[OwnedFd], held: &mut Held) -> Result<Answer, A
         return write_rendered(&rendered, descriptors);
     }
     let source = descriptors.first().ok_or(Answer::Source(RawErrno::BADF.into()))?;
-    let source = read(source.as_fd(), job.max_source_bytes)?;
+    let source = SourceFile::open(source.as_fd(), job.max_source_bytes)?;
+    let mark = |plan: &Plan| match (&plan.watermark, descriptors.get(2)) {
+        (Some(_), Some(mark)) => SourceFile::open(mark.as_fd(), MAX_WATERMARK_BYTES)?.whole().map(Some),
+        _ => Ok(None),
+    };
+    match &job.task {
+        Task::Probe => {
+            if let Some(facts) = source.said(render::probe_in_pieces(&source))?.map_err(failed)? {
+                return Ok(Answer::Probed(facts));
+            }
+        }
+        Task::Render { plan } if plan.reads_in_pieces() => {
+            let rendered = render::render_in_pieces(&source, mark(plan)?.as_deref(), plan);
+            return write_rendered(&source.said(rendered)?.map_err(failed)?, descriptors);
+        }
+        _ => {}
+    }
+    let source = source.whole()?;
     if let Some((key, plan)) = shareable
         && let Some((rendered, decoded)) = render::render_shareable(&source, plan).map_err(failed)?
     {
@@ -233,8 +250,7 @@ fn work(job: &Job, descriptors: &[OwnedFd], held: &mut Held) -> Result<Answer, A
         Task::Verify { plan } => render::verify(&source, plan).map(|()| Answer::Verified).map_err(failed),
         Task::Inspect { plan } => render::inspect(&source, plan).map(Answer::Inspected).map_err(failed),
         Task::Render { plan } => {
-            let mark = descriptors.get(2).map(|mark| read(mark.as_fd(), MAX_WATERMARK_BYTES)).transpose()?;
-            let rendered = render::render_marked(&source, mark.as_deref(), plan).map_err(failed)?;
+            let rendered = render::render_marked(&source, mark(plan)?.as_deref(), plan).map_err(failed)?;
             drop(source);
             write_rendered(&rendered, descriptors)
         }
@@ -247,31 +263,6 @@ fn write_rendered(rendered: &Rendered, descriptors: &[OwnedFd]) -> Result<Answer
     let (_, peak_rss_bytes) = usage();
     let bytes = rendered.bytes.len() as u64;
     Ok(Answer::Rendered(RenderReport { bytes, times: rendered.times, peak_rss_bytes }))
-}
-
-/// Reads the source whole. Never by `mmap`: a file that shrinks meanwhile would be a `SIGBUS`.
-fn read(source: BorrowedFd<'_>, max_bytes: u64) -> Result<Vec<u8>, Answer> {
-    let refused = |errno: RawErrno| Answer::Source(errno.into());
-    let stat = retry_on_intr(|| fstat(source)).map_err(refused)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(refused(RawErrno::INVAL));
-    }
-    let length = u64::try_from(stat.st_size).ok().filter(|length| *length <= max_bytes).ok_or(Answer::SourceChanged)?;
-    let length = usize::try_from(length).map_err(|_| Answer::SourceChanged)?;
-    let mut bytes = Vec::with_capacity(length);
-    while bytes.len() < length {
-        let offset = bytes.len() as u64;
-        match pread(source, spare_capacity(&mut bytes), offset) {
-            Ok(0) => return Err(Answer::SourceChanged),
-            Ok(_) | Err(RawErrno::INTR) => {}
-            Err(errno) => return Err(refused(errno)),
-        }
-    }
-    // It grew meanwhile, and the allocator gave more room than was asked for.
-    if bytes.len() > length {
-        return Err(Answer::SourceChanged);
-    }
-    Ok(bytes)
 }
 
 /// Makes the output hold these bytes and nothing else.
@@ -372,16 +363,12 @@ mod tests {
         file.rewind().unwrap();
         file.read_to_string(&mut text).unwrap();
         assert_eq!(text, "new");
-        assert_eq!(read(file.as_fd(), 3).ok(), Some(b"new".to_vec()));
-        assert!(matches!(read(file.as_fd(), 2), Err(Answer::SourceChanged)));
     }
 
     #[test]
-    fn a_full_disk_and_a_device_are_errors_with_a_number() {
+    fn a_full_disk_is_an_error_with_a_number() {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         // /dev/full takes no ftruncate, like any device.
         assert!(matches!(write(full.as_fd(), b"x"), Err(RawErrno::INVAL | RawErrno::NOSPC)));
-        let zero = std::fs::File::open("/dev/zero").unwrap();
-        assert!(matches!(read(zero.as_fd(), 100), Err(Answer::Source(_))));
     }
 }

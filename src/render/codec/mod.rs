@@ -9,6 +9,7 @@ use super::{
     picture::Picture,
     plan::{Encoding, Plan},
     planes::{Planes, Subsampled},
+    source::{ReadAt, Window},
     svg,
 };
 use crate::model::{ImageFormat, PixelRect, Size, SourceFacts, format::SNIFF_BYTES};
@@ -71,6 +72,14 @@ pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
     }
 }
 
+/// As [`probe`], where the header can be read without the rest. `None`: the file has to be read whole.
+pub fn probe_in_pieces<S: ReadAt + ?Sized>(source: &S) -> Result<Option<SourceFacts>, RenderError> {
+    match ImageFormat::detect(&head(source)) {
+        Some(ImageFormat::Png) => png::probe(source).map(Some),
+        _ => Ok(None),
+    }
+}
+
 /// How colours are stored, and bits of a sample, where that is not what decoding ends in.
 pub fn stored_colours(source: &[u8], format: ImageFormat) -> Option<(Colours, u8)> {
     match format {
@@ -112,12 +121,12 @@ pub fn decode(source: &[u8], plan: &Plan) -> Result<Picture, RenderError> {
 }
 
 /// As [`decode`], of a plan that is [`Plan::in_bands`]: hands over bands of rows, and returns the profile.
-pub fn decode_bands(
-    source: &[u8],
+pub fn decode_bands<S: ReadAt + ?Sized>(
+    source: &S,
     plan: &Plan,
     take: impl FnMut(Picture) -> Result<(), RenderError>,
 ) -> Result<Option<Vec<u8>>, RenderError> {
-    match expect_format(source, plan)? {
+    match expect_format(&head(source), plan)? {
         ImageFormat::Png => png::decode_bands(source, plan.source.stored_size, take),
         _ => Err(RenderError::Changed),
     }
@@ -162,6 +171,12 @@ pub fn encode(picture: Picture, encoding: Encoding) -> Result<Vec<u8>, RenderErr
         Encoding::AvifLossless => avif::encode(picture, avif::Mode::Lossless),
         Encoding::Svg => Err(encode_error(ImageFormat::Svg, "a picture cannot become a drawing")),
     }
+}
+
+/// The first bytes, for [`detect`].
+fn head<S: ReadAt + ?Sized>(source: &S) -> Vec<u8> {
+    // Whoever cannot read them fails at the next attempt, with a reason.
+    Window::new(source).get(0, SNIFF_BYTES).map(<[u8]>::to_vec).unwrap_or_default()
 }
 
 fn detect(source: &[u8]) -> Result<ImageFormat, RenderError> {

@@ -1,31 +1,38 @@
 //! PNG, by the `png` crate. An animated PNG gives its default image.
 
-use std::io::Cursor;
+use std::io::{self, BufRead, BufReader, Cursor, Seek};
 
 use png::{BitDepth, ColorType, Compression, DecodeOptions, Decoder, Encoder, Limits, Reader, Transformations};
 
 use super::{MAX_PROFILE_BYTES, corrupt, encode_error, expect_size};
 use crate::{
-    model::{ImageFormat, Size, SourceFacts},
+    model::{ImageFormat, Orientation, Size, SourceFacts},
     render::{
         RenderError, exif,
         inspect::Colours,
         picture::{Layout, Picture},
         plan::BAND_BYTES,
+        source::{self, ReadAt, Window},
     },
 };
 
-const SIGNATURE_BYTES: usize = 8;
+const SIGNATURE_BYTES: u64 = 8;
+/// The body of IHDR.
+const HEADER_BYTES: usize = 13;
+/// What is read of a file at a time.
+const PIECE_BYTES: usize = 64 << 10;
+/// How much of an EXIF chunk is looked at for the orientation, which comes first.
+const EXIF_BYTES: usize = 64 << 10;
 /// What the decoder may hold beside rows, profile and EXIF: palette and the other small chunks.
 const SMALL_CHUNKS_BYTES: usize = 64 << 10;
 
 /// Reads the header chunks, and counts frames along the others.
-pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
+pub fn probe<S: ReadAt + ?Sized>(source: &S) -> Result<SourceFacts, RenderError> {
     let chunks = Chunks::walk(source)?;
     Ok(SourceFacts {
         format: ImageFormat::Png,
         stored_size: chunks.size,
-        orientation: chunks.exif.map(exif::orientation).unwrap_or_default(),
+        orientation: chunks.orientation,
         frames: chunks.frames,
         bytes_per_pixel: chunks.layout().bytes() as u8,
         progressive: chunks.interlaced,
@@ -47,7 +54,7 @@ pub fn stored_colours(source: &[u8]) -> Option<(Colours, u8)> {
 pub fn decode(source: &[u8], stored_size: Size) -> Result<Picture, RenderError> {
     let chunks = Chunks::walk(source)?;
     expect_size(chunks.size, stored_size)?;
-    let mut reader = reader(source, &chunks)?;
+    let mut reader = reader(Cursor::new(source), &chunks)?;
     let mut picture = Picture::blank(stored_size, layout_read(&reader)?);
     let frame = reader.next_frame(&mut picture.pixels).map_err(damaged)?;
     if Size::new(frame.width, frame.height) != stored_size {
@@ -57,16 +64,16 @@ pub fn decode(source: &[u8], stored_size: Size) -> Result<Picture, RenderError> 
     Ok(chunks.as_resized(picture))
 }
 
-/// As [`decode`], but hands over bands of rows from top to bottom, so that no more than one is held; returns the profile.
-/// For pictures that are not interlaced.
-pub fn decode_bands(
-    source: &[u8],
+/// As [`decode`], but reads the file in pieces and hands over bands of rows from top to bottom, so that no more than one of
+/// either is held; returns the profile. For pictures that are not interlaced.
+pub fn decode_bands<S: ReadAt + ?Sized>(
+    source: &S,
     stored_size: Size,
     mut take: impl FnMut(Picture) -> Result<(), RenderError>,
 ) -> Result<Option<Vec<u8>>, RenderError> {
     let chunks = Chunks::walk(source)?;
     expect_size(chunks.size, stored_size)?;
-    let mut reader = reader(source, &chunks)?;
+    let mut reader = reader(BufReader::with_capacity(PIECE_BYTES, source::Reader::new(source)), &chunks)?;
     let layout = layout_read(&reader)?;
     let rows = band_rows(stored_size.width, layout);
     let mut top = 0;
@@ -95,7 +102,7 @@ fn band_rows(width: u32, layout: Layout) -> u32 {
     u32::try_from(BAND_BYTES / (u64::from(width) * layout.bytes() as u64).max(1)).unwrap_or(u32::MAX).max(16)
 }
 
-fn layout_read(reader: &Reader<Cursor<&[u8]>>) -> Result<Layout, RenderError> {
+fn layout_read<R: BufRead + Seek>(reader: &Reader<R>) -> Result<Layout, RenderError> {
     match reader.output_color_type() {
         (ColorType::Grayscale, BitDepth::Sixteen) => Ok(Layout::Gray16),
         (ColorType::Grayscale, _) => Ok(Layout::Gray8),
@@ -106,7 +113,7 @@ fn layout_read(reader: &Reader<Cursor<&[u8]>>) -> Result<Layout, RenderError> {
     }
 }
 
-fn profile(reader: &Reader<Cursor<&[u8]>>) -> Option<Vec<u8>> {
+fn profile<R: BufRead + Seek>(reader: &Reader<R>) -> Option<Vec<u8>> {
     reader.info().icc_profile.as_ref().filter(|profile| profile.len() <= MAX_PROFILE_BYTES).map(|p| p.to_vec())
 }
 
@@ -143,12 +150,12 @@ fn to_native(sample: &mut [u8; 2]) {
     *sample = u16::from_be_bytes(*sample).to_ne_bytes();
 }
 
-fn reader<'a>(source: &'a [u8], chunks: &Chunks<'_>) -> Result<Reader<Cursor<&'a [u8]>>, RenderError> {
+fn reader<R: BufRead + Seek>(source: R, chunks: &Chunks) -> Result<Reader<R>, RenderError> {
     let mut options = DecodeOptions::default();
     options.set_ignore_text_chunk(true);
     options.set_ignore_iccp_chunk(chunks.profile_bytes > MAX_PROFILE_BYTES);
-    let mut decoder = Decoder::new_with_options(Cursor::new(source), options);
-    let held = 2 * (chunks.profile_bytes.min(MAX_PROFILE_BYTES) + chunks.exif.map_or(0, <[u8]>::len));
+    let mut decoder = Decoder::new_with_options(source, options);
+    let held = 2 * (chunks.profile_bytes.min(MAX_PROFILE_BYTES) + chunks.exif_bytes);
     let row = chunks.size.width as usize * 8;
     decoder.set_limits(Limits { bytes: MAX_PROFILE_BYTES + held + row + SMALL_CHUNKS_BYTES });
     let deep_gray = chunks.layout() == Layout::Gray16;
@@ -164,7 +171,7 @@ fn damaged(error: png::DecodingError) -> RenderError {
 }
 
 /// What a walk over the chunks finds, without inflating any (PNG, third edition, section 5).
-struct Chunks<'a> {
+struct Chunks {
     size: Size,
     bit_depth: u8,
     color_type: u8,
@@ -172,15 +179,21 @@ struct Chunks<'a> {
     transparency: bool,
     frames: u32,
     profile_bytes: usize,
-    exif: Option<&'a [u8]>,
+    exif_bytes: usize,
+    orientation: Orientation,
 }
 
-impl<'a> Chunks<'a> {
-    fn walk(source: &'a [u8]) -> Result<Self, RenderError> {
+impl Chunks {
+    fn walk<S: ReadAt + ?Sized>(source: &S) -> Result<Self, RenderError> {
         let damaged = |what| corrupt(ImageFormat::Png, what);
-        let mut rest = source.get(SIGNATURE_BYTES..).unwrap_or_default();
-        let (kind, header) = next_chunk(&mut rest).ok_or_else(|| damaged("the header is cut off"))?;
-        let (b"IHDR", &[w3, w2, w1, w0, h3, h2, h1, h0, bit_depth, color_type, _, _, interlace]) = (kind, header)
+        let unreadable = |error: io::Error| corrupt(ImageFormat::Png, error);
+        let mut window = Window::new(source);
+        let mut next = SIGNATURE_BYTES;
+        let header = Chunk::take(&mut window, &mut next).map_err(unreadable)?;
+        let header = header.ok_or_else(|| damaged("the header is cut off"))?;
+        // One byte more than there should be, to see that there is none.
+        let body = window.get(header.body, header.length.min(HEADER_BYTES + 1)).map_err(unreadable)?;
+        let (b"IHDR", &[w3, w2, w1, w0, h3, h2, h1, h0, bit_depth, color_type, _, _, interlace]) = (&header.kind, body)
         else {
             return Err(damaged("the file does not begin with a header"));
         };
@@ -198,14 +211,21 @@ impl<'a> Chunks<'a> {
             transparency: false,
             frames: 1,
             profile_bytes: 0,
-            exif: None,
+            exif_bytes: 0,
+            orientation: Orientation::default(),
         };
-        while let Some((kind, body)) = next_chunk(&mut rest) {
-            match kind {
+        let mut has_exif = false;
+        while let Some(chunk) = Chunk::take(&mut window, &mut next).map_err(unreadable)? {
+            match &chunk.kind {
                 b"IDAT" => data = true,
                 b"tRNS" => chunks.transparency = true,
-                b"iCCP" => chunks.profile_bytes = body.len(),
-                b"eXIf" => chunks.exif = chunks.exif.or(Some(body)),
+                b"iCCP" => chunks.profile_bytes = chunk.length,
+                b"eXIf" if !has_exif => {
+                    has_exif = true;
+                    chunks.exif_bytes = chunk.length;
+                    let body = window.get(chunk.body, chunk.length.min(EXIF_BYTES)).map_err(unreadable)?;
+                    chunks.orientation = exif::orientation(body);
+                }
                 b"fcTL" => {
                     animation_frames += 1;
                     frame_before_data |= !data;
@@ -245,13 +265,22 @@ impl<'a> Chunks<'a> {
     }
 }
 
-/// Takes a chunk off the front; the last one may be cut off.
-fn next_chunk<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8; 4], &'a [u8])> {
-    const CHECKSUM_BYTES: usize = 4;
-    let (length, after) = rest.split_first_chunk::<4>()?;
-    let (kind, after) = after.split_first_chunk::<4>()?;
-    let length = u32::from_be_bytes(*length) as usize;
-    let body = &after[..length.min(after.len())];
-    *rest = after.get(length + CHECKSUM_BYTES..).unwrap_or_default();
-    Some((kind, body))
+/// Where a chunk is.
+struct Chunk {
+    kind: [u8; 4],
+    body: u64,
+    /// The bytes of it that are there: the last one may be cut off.
+    length: usize,
+}
+
+impl Chunk {
+    /// The chunk at `next`, which goes on to the one behind it.
+    fn take<S: ReadAt + ?Sized>(window: &mut Window<'_, S>, next: &mut u64) -> io::Result<Option<Self>> {
+        const CHECKSUM_BYTES: u64 = 4;
+        let &[l3, l2, l1, l0, k3, k2, k1, k0] = window.get(*next, 8)? else { return Ok(None) };
+        let (body, length) = (*next + 8, u64::from(u32::from_be_bytes([l3, l2, l1, l0])));
+        *next = body + length + CHECKSUM_BYTES;
+        let length = length.min(window.length().saturating_sub(body));
+        Ok(Some(Self { kind: [k3, k2, k1, k0], body, length: usize::try_from(length).unwrap_or(usize::MAX) }))
+    }
 }

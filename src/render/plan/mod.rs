@@ -296,6 +296,11 @@ impl Plan {
             && rows_first
     }
 
+    /// Whether the source can be read in pieces too.
+    pub fn reads_in_pieces(&self) -> bool {
+        self.in_bands() && self.frames == 1 && !self.keep_metadata
+    }
+
     /// Whether the two passes of a resize are made in Wagtail's order: along the upright picture's rows first. Above a size,
     /// and for lossy outputs, the faster order is taken: it differs only where an overshoot is clipped, by less than the
     /// coding does.
