@@ -15,13 +15,14 @@ import subprocess
 import sys
 
 from rounds import alone, cpu_seconds, pinned, progress, ratios, spread, table
-from service import Meanwhile, Service, free_port, run, scratch, start_nginx, verdict, whole
+from service import Meanwhile, Service, free_port, run, scratch, start_nginx, stop, verdict, wait_for, whole
 
 FILES = 1000
 CONNECTIONS = 32
 SPEC = "width-480|jpegquality-80"
 LUA = pathlib.Path(__file__).with_name("cycle.lua")
 STATIC, FLOOR, FLOOR_AS_OURS = "nginx static, open_file_cache", "floor", "floor with our config and headers"
+HYPER = "floor, its upstream of hyper"
 CHECK, VERDICT = "sendimage", 'sendimage, mode = "auth_request"'
 REMEMBER, ASSUME = 'sendimage, existence = "remember"', 'sendimage, existence = "assume"'
 # What our answer to nginx says beside the file's name; the floor with our headers says the same.
@@ -57,6 +58,7 @@ def measure(options):
             STATIC: start_static(running, directory, check.store, files),
             FLOOR: start_floor(running, directory, check.store, files),
             FLOOR_AS_OURS: start_floor(running, directory, check.store, files, check, names),
+            **hyper(options, running, directory, check.store, files),
             **ours,
         }
         if options.peers:
@@ -178,6 +180,23 @@ def start_floor(running, directory, store, files, like=None, names=()):
     return Peer(port, paths, {"nginx": front, "upstream": back}).check()
 
 
+def hyper(options, running, directory, store, files):
+    """The floor again, with hyper and tokio in the place of the upstream's nginx; nothing where it was not built."""
+    program = pathlib.Path(options.sendimage).parent / "examples" / "constant"
+    if not program.exists():
+        return {}
+    home, port, socket = directory / "hyper", free_port(), directory / "hyper.sock"
+    home.mkdir()
+    log = home / "log"
+    with open(log, "w", encoding="utf-8") as written:
+        upstream = subprocess.Popen(pinned(0, [program, socket]), stderr=written)
+    running.callback(stop, upstream)
+    wait_for(upstream, socket, log)
+    front = start_nginx(running, home, lean(home, port, socket, store), port, 0)
+    paths = paths_file(directory, "hyper", [f"/images/{name}" for name in files])
+    return {HYPER: Peer(port, paths, {"nginx": front, "upstream": upstream}).check()}
+
+
 ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "$": ""})
 
 
@@ -283,8 +302,16 @@ def report(results, sizes, options, notes):
     )
     head = ["", "requests/s", "of static", *(f"of the {name}" for name in floors), "p50 ms", "p99 ms", "p99, of the floor's"]
     head += ["CPU us a request: nginx + behind it", "CPU behind nginx, of the floor's"]
-    text += table(head, rows) + "\n" + "".join(f"{note}\n" for note in notes)
+    text += table(head, rows) + "\n" + "".join(f"{note}\n" for note in [*beside_hyper(results, cpu), *notes])
     return text + "\n" + "".join(targets(results, series, cpu))
+
+
+def beside_hyper(results, cpu):
+    """How much of the gate's time is its own, and how much any service on hyper and tokio would take."""
+    gates = [name for name in [CHECK, REMEMBER, ASSUME] if name in results]
+    if HYPER in results and gates:
+        found = [f"{spread(ratios(cpu(name, 'sendimage'), cpu(HYPER, 'upstream')))} ({name})" for name in gates]
+        yield f"CPU behind nginx, of that of hyper with a constant answer: {', '.join(found)}.\n"
 
 
 def best(ours, theirs):

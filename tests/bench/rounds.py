@@ -88,24 +88,43 @@ def cpu_seconds(pid):
 def run_watched(command):
     """Runs a command; gives its output and the peak resident bytes of it and all below it, together.
 
-    VmHWM is asked for while it runs: the rusage of a child begins with the memory of whoever started it.
+    VmHWM is asked for while it runs: the rusage of a child begins with the memory of whoever started it. Pages of the program
+    itself that several of its processes show are in memory once, and are counted once.
     """
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    peaks = {}
+    peaks, shown_again, turn = {}, 0, 0
     while process.poll() is None:
-        for pid in family(process.pid):
-            try:
-                with open(f"/proc/{pid}/status", encoding="utf-8") as status:
-                    peak = next((line for line in status if line.startswith("VmHWM")), None)
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if peak:
-                peaks[pid] = max(peaks.get(pid, 0), int(peak.split()[1]) * 1024)
+        pids = family(process.pid)
+        for pid in pids:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{pid}/status", encoding="utf-8") as status:
+                peak = next((line for line in status if line.startswith("VmHWM")), None)
+                if peak:
+                    peaks[pid] = max(peaks.get(pid, 0), int(peak.split()[1]) * 1024)
+        if turn % 16 == 15 and len(pids) > 1:
+            shown_again = max(shown_again, sum(map(program_shown_again, pids)))
+        turn += 1
         time.sleep(0.01)
     output = process.stdout.read()
     if process.returncode != 0:
         sys.exit(f"{command} ended with {process.returncode}")
-    return output, sum(peaks.values())
+    return output, sum(peaks.values()) - shown_again
+
+
+def program_shown_again(pid):
+    """Bytes of a process' own program that others show too, less its share of them: over all that do, what is counted twice."""
+    total, counts = 0, False
+    try:
+        program = os.readlink(f"/proc/{pid}/exe")
+        with open(f"/proc/{pid}/smaps", encoding="utf-8") as maps:
+            for line in maps:
+                name, *rest = line.split()
+                if not name.endswith(":"):
+                    counts = rest[-1:] == [program]
+                elif counts and name in ("Rss:", "Pss:"):
+                    total += int(rest[0]) * (1024 if name == "Rss:" else -1024)
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return total
 
 
 def spread(values, digits=2):
