@@ -64,6 +64,28 @@ fn png_brings_every_layout_back() {
 }
 
 #[test]
+fn a_header_read_in_pieces_is_that_of_the_whole() {
+    let of = |encoding: Encoding| codec::encode(picture(Size::new(40, 30), Layout::Rgb8), encoding).unwrap();
+    let jpeg = of(Encoding::Jpeg { quality: quality(), progressive: true, rgb: false });
+    // Comments of 60,000 bytes before everything else.
+    let after_comments = |count: usize| {
+        let comment = [&b"\xFF\xFE\xEA\x62"[..], &[0; 60_000]].concat();
+        [&jpeg[..2], &comment.repeat(count), &jpeg[2..]].concat()
+    };
+    for source in [jpeg.clone(), after_comments(2), of(Encoding::Png)] {
+        assert_eq!(probe_in_pieces(&source[..]), probe(&source).map(Some));
+    }
+    // Only the whole says what these are.
+    let far = after_comments(3);
+    assert_eq!((probe_in_pieces(&far[..]), probe(&far)), (Ok(None), probe(&jpeg)));
+    for source in [&jpeg[..20], b"no image", b"", &of(Encoding::WebpLossless)] {
+        assert_eq!(probe_in_pieces(source), Ok(None));
+    }
+    let png = of(Encoding::Png);
+    assert_eq!(probe_in_pieces(&png[..20]), probe(&png[..20]).map(Some));
+}
+
+#[test]
 fn lossless_webp_brings_visible_pixels_back() {
     for layout in LAYOUTS {
         let made = picture(Size::new(31, 17), layout);

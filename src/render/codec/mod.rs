@@ -48,6 +48,9 @@ mod webp_motion;
 /// Longest ICC profile that is carried along. The largest in use, for print, have about 2 MiB.
 const MAX_PROFILE_BYTES: usize = 4 << 20;
 
+/// What the header of nearly every JPEG ends within: EXIF with its preview has up to 64 KiB, a profile for screens less.
+const JPEG_HEADER_BYTES: usize = 128 << 10;
+
 /// The C libraries that can be asked for their version.
 pub fn library_versions() -> Vec<(&'static str, String)> {
     vec![("libwebp", webp::version()), ("libavif", avif::version())]
@@ -74,8 +77,10 @@ pub fn probe(source: &[u8]) -> Result<SourceFacts, RenderError> {
 
 /// As [`probe`], where the header can be read without the rest. `None`: the file has to be read whole.
 pub fn probe_in_pieces<S: ReadAt + ?Sized>(source: &S) -> Result<Option<SourceFacts>, RenderError> {
-    match ImageFormat::detect(&head(source)) {
+    match ImageFormat::detect(&head(source, SNIFF_BYTES)) {
         Some(ImageFormat::Png) => png::probe(source).map(Some),
+        // Its header ends at the first scan, and nothing behind that is looked at: found in a part, it is that of the whole.
+        Some(ImageFormat::Jpeg) => Ok(jpeg::probe(&head(source, JPEG_HEADER_BYTES)).ok()),
         _ => Ok(None),
     }
 }
@@ -126,7 +131,7 @@ pub fn decode_bands<S: ReadAt + ?Sized>(
     plan: &Plan,
     take: impl FnMut(Picture) -> Result<(), RenderError>,
 ) -> Result<Option<Vec<u8>>, RenderError> {
-    match expect_format(&head(source), plan)? {
+    match expect_format(&head(source, SNIFF_BYTES), plan)? {
         ImageFormat::Png => png::decode_bands(source, plan.source.stored_size, take),
         _ => Err(RenderError::Changed),
     }
@@ -173,10 +178,10 @@ pub fn encode(picture: Picture, encoding: Encoding) -> Result<Vec<u8>, RenderErr
     }
 }
 
-/// The first bytes, for [`detect`].
-fn head<S: ReadAt + ?Sized>(source: &S) -> Vec<u8> {
+/// The first bytes.
+fn head<S: ReadAt + ?Sized>(source: &S, count: usize) -> Vec<u8> {
     // Whoever cannot read them fails at the next attempt, with a reason.
-    Window::new(source).get(0, SNIFF_BYTES).map(<[u8]>::to_vec).unwrap_or_default()
+    Window::new(source).get(0, count).map(<[u8]>::to_vec).unwrap_or_default()
 }
 
 fn detect(source: &[u8]) -> Result<ImageFormat, RenderError> {
