@@ -43,8 +43,9 @@ pub(super) const SUBCOMMAND: &str = "render-worker";
 /// Jobs that reserved more than this give their memory back to the system at once. What smaller ones held is used again by
 /// the next: a page that is returned and fetched anew is a fault and a page of zeros, a tenth of a large thumbnail's time.
 const KEEP_BELOW_BYTES: u64 = 96 << 20;
-/// A worker without a job for so long gives back what it kept.
-const KEEP_FOR: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+/// A worker without a job for so long gives back what it kept: visitors of one page follow each other within it, and a site
+/// without visitors holds nothing.
+const KEEP_FOR: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// Runs a worker until its socket closes. Arguments: the parent's process id, and the most bytes a job may hold.
 pub fn run(arguments: &[OsString]) -> ExitCode {
