@@ -5,7 +5,7 @@ use turbojpeg::{
 };
 
 use super::{
-    corrupt, encode_error, expect_size,
+    corrupt, encode_error, expect_size, jpeg_dc,
     jpeg_header::{Header, ICC},
 };
 use crate::{
@@ -74,29 +74,70 @@ pub fn decode_planes(source: &[u8], stored_size: Size, reduction: u8) -> Result<
     }
     let damaged = |error| corrupt(ImageFormat::Jpeg, error);
     let found = Decompressor::new().and_then(|mut it| it.read_header(source)).map_err(damaged)?;
-    let subsampling = match found.subsamp {
-        Subsamp::None => (1, 1),
-        Subsamp::Sub2x1 => (2, 1),
-        Subsamp::Sub1x2 => (1, 2),
-        Subsamp::Sub2x2 => (2, 2),
-        _ => return Ok(None),
-    };
+    let Some(subsampling) = subsampling(found.subsamp) else { return Ok(None) };
     if found.colorspace != Colorspace::YCbCr {
         return Ok(None);
     }
-    let (factor, size) = reduced(stored_size, reduction);
-    let (width, height) = (size.width as usize, size.height as usize);
-    let (align, subsamp) = (1, found.subsamp);
-    let image = YuvImage { pixels: (), width, align, height, subsamp };
-    let plane = |(width, height): (usize, usize)| Size::new(width as u32, height as u32);
-    let (luma, chroma) = (plane(image.y_size()), plane(image.uv_size()));
-    let mut samples = vec![0; (luma.pixels() + 2 * chroma.pixels()) as usize];
-    mending(source, |source| {
-        let pixels = &mut samples[..];
-        decompressor(factor)?.decompress_to_yuv(source, YuvImage { pixels, width, align, height, subsamp })
-    })?;
+    let (_, size) = reduced(stored_size, reduction);
+    let (luma, chroma) = plane_sizes(size, found.subsamp);
+    let of_means = || jpeg_dc::decode(source, (subsampling.0.into(), subsampling.1.into()), luma, chroma);
+    let mut samples = match (reduction == 8).then(of_means).flatten() {
+        Some(samples) => samples,
+        None => planes_of_libjpeg(source, stored_size, reduction, found.subsamp)?,
+    };
+    repeat_edges(&mut samples, luma, size);
     let profile = header.profile();
     Ok(Some(Planes { size, luma, chroma, subsampling, samples, range: Range::Full, profile }))
+}
+
+/// Pixels that one colour difference stands for, across and down; `None` of what is hardly ever met.
+pub(super) fn subsampling(of: Subsamp) -> Option<(u8, u8)> {
+    match of {
+        Subsamp::None => Some((1, 1)),
+        Subsamp::Sub2x1 => Some((2, 1)),
+        Subsamp::Sub1x2 => Some((1, 2)),
+        Subsamp::Sub2x2 => Some((2, 2)),
+        _ => None,
+    }
+}
+
+/// The planes of brightness and of each colour difference as they lie in memory.
+fn plane_sizes(size: Size, subsamp: Subsamp) -> (Size, Size) {
+    let (width, height) = (size.width as usize, size.height as usize);
+    let image = YuvImage { pixels: (), width, align: 1, height, subsamp };
+    let plane = |(width, height): (usize, usize)| Size::new(width as u32, height as u32);
+    (plane(image.y_size()), plane(image.uv_size()))
+}
+
+/// Makes what lies right of and below a picture in its plane a repetition of its edge. Of the colour differences nothing does.
+fn repeat_edges(samples: &mut [u8], plane: Size, picture: Size) {
+    let (stride, width, height) = (plane.width as usize, picture.width as usize, picture.height as usize);
+    for row in samples.chunks_exact_mut(stride).take(height) {
+        if let Some(&last) = row[..width].last() {
+            row[width..].fill(last);
+        }
+    }
+    for row in height..plane.height as usize {
+        samples.copy_within((height - 1) * stride..height * stride, row * stride);
+    }
+}
+
+/// The samples of all planes, one behind the other.
+pub(super) fn planes_of_libjpeg(
+    source: &[u8],
+    stored_size: Size,
+    reduction: u8,
+    subsamp: Subsamp,
+) -> Result<Vec<u8>, RenderError> {
+    let (factor, size) = reduced(stored_size, reduction);
+    let (luma, chroma) = plane_sizes(size, subsamp);
+    let mut samples = vec![0; (luma.pixels() + 2 * chroma.pixels()) as usize];
+    let (width, height) = (size.width as usize, size.height as usize);
+    mending(source, |source| {
+        let pixels = &mut samples[..];
+        decompressor(factor)?.decompress_to_yuv(source, YuvImage { pixels, width, align: 1, height, subsamp })
+    })?;
+    Ok(samples)
 }
 
 /// Many a file lacks nothing but its last two bytes. With those put back, whatever else is missing is still complained
