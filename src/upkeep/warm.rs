@@ -43,7 +43,7 @@ pub struct Warmed {
     pub present: u64,
     /// Those that there are none of, by reason.
     pub failed: BTreeMap<Cow<'static, str>, u64>,
-    /// The first of them, one by one.
+    /// The first of them one by one, and of each reason at least one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<Failure>,
 }
@@ -186,11 +186,22 @@ impl Warmed {
         }
     }
 
-    /// Lists a failure, if it is one of the first and not listed yet: the three of a `format-auto` fail alike.
+    /// Lists a failure, if it is one of the first and not listed yet: the three of a `format-auto` fail alike. On a full list a reason
+    /// that it has no example of takes the last place of the one that it has most of.
     fn tell(&mut self, failure: Failure) {
-        if self.failures.len() < Self::MOST_FAILURES && !self.failures.contains(&failure) {
-            self.failures.push(failure);
+        if self.failures.contains(&failure) {
+            return;
         }
+        if self.failures.len() >= Self::MOST_FAILURES {
+            let of_reason = |reason: &str| self.failures.iter().filter(|told| told.reason == reason).count();
+            let places = self.failures.iter().enumerate();
+            let fullest = places.map(|(at, told)| (of_reason(&told.reason), at)).max();
+            match fullest {
+                Some((2.., at)) if of_reason(&failure.reason) == 0 => drop(self.failures.remove(at)),
+                _ => return,
+            }
+        }
+        self.failures.push(failure);
     }
 
     fn fail(&mut self, reason: &'static str, renditions: usize) {
@@ -221,12 +232,13 @@ mod tests {
 
     #[test]
     fn counts_add_up_and_only_the_first_failures_are_told() {
-        let failure = |number: usize| Failure {
+        let of = |reason: &'static str, number: usize| Failure {
             reference: number.to_string(),
             spec: None,
-            reason: "gone".into(),
+            reason: reason.into(),
             says: "no such name".into(),
         };
+        let failure = |number| of("gone", number);
         let mut all = Warmed { created: 1, present: 2, ..Warmed::default() };
         (0..30).for_each(|number| all.absorb(Warmed::of_failure(failure(number))));
         assert_eq!((all.created, all.present, all.failed["gone"]), (1, 2, 30));
@@ -235,6 +247,10 @@ mod tests {
         let mut alike = Warmed::default();
         (0..3).for_each(|_| alike.absorb(Warmed::of_failure(failure(1))));
         assert_eq!((alike.failed["gone"], alike.failures.len()), (3, 1), "counted each, told once");
+        // Another reason that comes late has its example, once.
+        (50..60).for_each(|number| all.absorb(Warmed::of_failure(of("source", number))));
+        assert_eq!((all.failed["source"], all.failures.len()), (10, Warmed::MOST_FAILURES));
+        assert_eq!((all.failures[18].reference.as_str(), all.failures[19].reference.as_str()), ("18", "50"));
         let text = serde_json::to_string(&all).unwrap();
         assert_eq!(serde_json::from_str::<Warmed>(&text).unwrap(), all);
         // What nothing failed of says so as it always has.

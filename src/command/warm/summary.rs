@@ -71,7 +71,7 @@ impl Summary {
             lines.add(format_args!("  {reason}: {reference}{spec}: {says}"));
         }
         if !told.is_empty() && told.len() as u64 >= Warmed::MOST_FAILURES as u64 {
-            lines.add(format_args!("  only the first {} are listed", Warmed::MOST_FAILURES));
+            lines.add(format_args!("  only {} are listed, at least one of each reason", Warmed::MOST_FAILURES));
         }
         if self.interrupted {
             lines.add("cut short: run it again to go on; what is there is passed quickly");
