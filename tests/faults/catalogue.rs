@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use crate::{
-    harness::{Site, wait_for, within},
+    harness::{Site, wait_for},
     renders::{self, try_ask},
     report::Row,
     tools::scale,
@@ -112,7 +112,7 @@ fn replaced_damaged_and_away() {
         std::fs::rename(site.path("other"), &path).unwrap();
         let replaced = Instant::now();
         wait_for(Duration::from_secs(5), || extension(&site, old) == "png").expect("the new file is asked");
-        assert!(replaced.elapsed() < within(Duration::from_millis(1_500)), "{:?}", replaced.elapsed());
+        assert!(replaced.elapsed() < Duration::from_millis(1_500), "{:?}", replaced.elapsed());
 
         // Damaged: known rows serve on.
         let good = std::fs::read(&path).unwrap();
@@ -123,7 +123,7 @@ fn replaced_damaged_and_away() {
         assert_eq!((ask(&site, old), ask(&site, new)), (200, 503), "{}", site.log());
         assert!(std::fs::read(&path).unwrap() == bad, "it is never repaired");
         std::fs::write(&path, &good).unwrap();
-        wait_for(within(Duration::from_secs(3)), || ask(&site, new) == 200).expect("mended, it is asked again");
+        wait_for(Duration::from_secs(3), || ask(&site, new) == 200).expect("mended, it is asked again");
 
         // Away, and the service is started without it.
         std::fs::rename(&path, site.path("away")).unwrap();
@@ -133,7 +133,7 @@ fn replaced_damaged_and_away() {
         assert_eq!(ask(&site, new + 1), 503, "{}", site.log());
         assert!(!path.exists(), "it is never made");
         std::fs::rename(site.path("away"), &path).unwrap();
-        wait_for(within(Duration::from_secs(3)), || ask(&site, new + 1) == 200).expect("back, it is asked again");
+        wait_for(Duration::from_secs(3), || ask(&site, new + 1) == 200).expect("back, it is asked again");
 
         // The site was killed in the midst of writing: its log is beside the file.
         let crashed = [

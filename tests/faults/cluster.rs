@@ -20,7 +20,7 @@ use crate::{
     buckets::{self, Hands, ObjectServer},
     client::{Fields, native_url},
     database_servers::{self, Kind},
-    harness::{KEY, OPS_TOKEN, Response, SENDIMAGE, Site, ops_request, parse, request, system_path, wait_for, within},
+    harness::{KEY, OPS_TOKEN, Response, SENDIMAGE, Site, ops_request, parse, request, system_path, wait_for},
     history::{colour_of, png},
     hosts::Network,
     report::Row,
@@ -259,17 +259,16 @@ impl Load<'_> {
         let began = Instant::now();
         fault();
         let ended = Instant::now();
-        thread::sleep(within(AFTER) + Duration::from_secs(3));
+        thread::sleep(AFTER + Duration::from_secs(3));
         let seen = self.seen.lock().unwrap();
         let now: Vec<&Seen> = seen.iter().filter(|seen| seen.at >= began).collect();
         let errors: Vec<&&Seen> = now.iter().filter(|seen| seen.status != 200).collect();
         let last = errors.iter().map(|seen| seen.at.saturating_duration_since(ended)).max().unwrap_or_default();
         let slowest = now.iter().map(|seen| seen.took).max().unwrap_or_default();
-        let late: Vec<u16> =
-            errors.iter().filter(|seen| seen.at > ended + within(AFTER)).map(|seen| seen.status).collect();
+        let late: Vec<u16> = errors.iter().filter(|seen| seen.at > ended + AFTER).map(|seen| seen.status).collect();
         assert!(late.is_empty(), "{what}: errors that outlive it: {late:?}");
         assert!(
-            now.iter().any(|seen| seen.at > ended + within(AFTER) && seen.status == 200),
+            now.iter().any(|seen| seen.at > ended + AFTER && seen.status == 200),
             "{what}: nobody is served after it"
         );
         format!(
@@ -326,10 +325,8 @@ fn a_cluster_in_network_namespaces() {
         assert!(purged.text().contains(&format!("\"files\":{files}")), "{} {}", purged.status, purged.text());
         let ended = Instant::now();
         for gate in 0..GATES.len() {
-            wait_for(within(Duration::from_secs(1)), || {
-                ask(gate) == 200 && cluster.rendered_by(GATES[gate]) > before[gate]
-            })
-            .unwrap_or_else(|()| panic!("{} has not heard within a second", GATES[gate]));
+            wait_for(Duration::from_secs(1), || ask(gate) == 200 && cluster.rendered_by(GATES[gate]) > before[gate])
+                .unwrap_or_else(|()| panic!("{} has not heard within a second", GATES[gate]));
         }
         slowest = slowest.max(ended.elapsed());
     }

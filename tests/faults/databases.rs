@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::{
     database_servers::{Kind, Network, PASSWORD, Server, time_until},
-    harness::{Site, within},
+    harness::Site,
     renders::{self, try_ask},
     report::Row,
     tools::scale,
@@ -63,7 +63,7 @@ fn is_away(site: &Site, fresh: &mut Fresh) -> Duration {
         for (id, expected) in [(1, 200), (fresh.next(), 503)] {
             let (status, took) = ask(site, id);
             assert_eq!(status, expected, "{id}\n{}", site.log());
-            assert!(took < within(BOUND + SLACK), "{took:?}");
+            assert!(took < BOUND + SLACK, "{took:?}");
             slowest = slowest.max(took);
         }
     }
@@ -73,7 +73,7 @@ fn is_away(site: &Site, fresh: &mut Fresh) -> Duration {
 
 fn is_back(site: &Site, fresh: &mut Fresh) -> Duration {
     let took = time_until(Duration::from_secs(10), || ask(site, fresh.next()).0 == 200);
-    assert!(took < within(RECOVERY), "{took:?}\n{}", site.log());
+    assert!(took < RECOVERY, "{took:?}\n{}", site.log());
     assert_eq!(site.metric("sendimage_catalogue_up"), 1.0);
     took
 }
@@ -187,9 +187,9 @@ fn a_listener_that_is_lost() {
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(ask(&site, 1).0, 200, "the news is lost");
     let again = time_until(Duration::from_secs(15), || heard() == 2);
-    let seen = time_until(within(Duration::from_secs(2)), || ask(&site, 1).0 == 410);
+    let seen = time_until(Duration::from_secs(2), || ask(&site, 1).0 == 410);
     server.execute(&["UPDATE pictures SET file = 'a.jpg' WHERE id = 1", "NOTIFY images, '1'"]);
-    time_until(within(Duration::from_secs(1)), || ask(&site, 1).0 == 200);
+    time_until(Duration::from_secs(1), || ask(&site, 1).0 == 200);
     row.passed(&format!(
         "listening again after {:.1} s, the change that was missed seen {} later",
         again.as_secs_f64(),
@@ -211,7 +211,7 @@ fn full(name: &'static str, kind: Kind, row: Row) {
     let occupied = server.occupy(4);
     let (status, took) = ask(&site, fresh.next());
     assert_eq!(status, 503, "{}", site.log());
-    assert!(took < within(BOUND + SLACK), "{took:?}");
+    assert!(took < BOUND + SLACK, "{took:?}");
     let waiting = std::thread::scope(|scope| {
         let (id, site) = (fresh.next(), &site);
         let request = scope.spawn(move || ask(site, id));
@@ -239,7 +239,7 @@ fn full(name: &'static str, kind: Kind, row: Row) {
     let lasted = began.elapsed();
     assert!(answers.iter().all(|(status, _)| *status == 503), "{}", site.log());
     let slowest = answers.iter().map(|(_, took)| *took).max().unwrap();
-    assert!(slowest < within(BOUND + SLACK + Duration::from_millis(500)), "{slowest:?}");
+    assert!(slowest < BOUND + SLACK + Duration::from_millis(500), "{slowest:?}");
     let tried = network.accepted() - before;
     assert!(network.most() <= 3 + 3, "three lost ones, and three that took their places");
     assert!(tried as f64 <= 2.0 + 4.0 * lasted.as_secs_f64(), "{tried} connections in {lasted:?}");

@@ -1,6 +1,9 @@
 //! How long, with which numbers, and with which tools.
 
-pub use crate::harness::is_long;
+/// Whether the long form was asked for.
+pub fn is_long() -> bool {
+    std::env::var_os("SENDIMAGE_LONG").is_some_and(|value| !value.is_empty() && value != "0")
+}
 
 /// How often: in the selection, and in the long form.
 pub fn scale(fast: usize, long: usize) -> usize {

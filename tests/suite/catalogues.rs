@@ -15,7 +15,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, SqliteConnection, sqli
 
 use crate::{
     databases::{Kind, PASSWORD, Server},
-    harness::{Site, wait_for, within},
+    harness::{Site, wait_for},
     stub::{Stub, answer},
 };
 
@@ -194,9 +194,8 @@ fn behaves(backend: &Backend) {
     table.put(1, "ünï c.png", "one", None);
     table.put(3, "a.jpg", "", None);
     let changed = Instant::now();
-    wait_for(within(Duration::from_secs(2)), || ask(&site, "1", "width-40").1.ends_with(".png"))
-        .expect("the new row counts");
-    assert!(changed.elapsed() < within(Duration::from_millis(1_500)), "{:?}", changed.elapsed());
+    wait_for(Duration::from_secs(2), || ask(&site, "1", "width-40").1.ends_with(".png")).expect("the new row counts");
+    assert!(changed.elapsed() < Duration::from_millis(1_500), "{:?}", changed.elapsed());
     forget();
     assert_eq!(statuses(&site, &[3]), [200]);
     table.remove(3);
@@ -662,9 +661,9 @@ fn postgres_tells_of_changed_rows() {
     // New and deleted rows are told of as well.
     assert_eq!(statuses(&site, &[21]), [404]);
     server.execute(&["INSERT INTO wagtailimages_image (file, file_hash) VALUES ('a.jpg', '')"]);
-    wait_for(within(Duration::from_secs(1)), || statuses(&site, &[21]) == [200]).expect("a new row");
+    wait_for(Duration::from_secs(1), || statuses(&site, &[21]) == [200]).expect("a new row");
     server.execute(&["DELETE FROM wagtailimages_image WHERE id = 21"]);
-    wait_for(within(Duration::from_secs(1)), || statuses(&site, &[21]) == [404]).expect("a row that is gone");
+    wait_for(Duration::from_secs(1), || statuses(&site, &[21]) == [404]).expect("a row that is gone");
 
     // What is no id means all: told by hand, without the trigger.
     server.execute(&["ALTER TABLE wagtailimages_image DISABLE TRIGGER ALL"]);
@@ -672,7 +671,7 @@ fn postgres_tells_of_changed_rows() {
     std::thread::sleep(Duration::from_millis(300));
     assert!(is(2, ".jpg"), "nobody was told");
     server.execute(&["NOTIFY images"]);
-    wait_for(within(Duration::from_secs(1)), || is(2, ".png")).expect("everything is asked for anew");
+    wait_for(Duration::from_secs(1), || is(2, ".png")).expect("everything is asked for anew");
     server.execute(&["ALTER TABLE wagtailimages_image ENABLE TRIGGER ALL"]);
 
     // Changed while nobody listens: the sessions are ended, or the server is away, and it is seen all the same.
@@ -690,7 +689,7 @@ fn postgres_tells_of_changed_rows() {
         server.execute(&[&format!("UPDATE wagtailimages_image SET file = 'ünï c.png' WHERE id = {round}")]);
         let began = Instant::now();
         wait_for(Duration::from_secs(10), || heard() > before).expect("it listens again");
-        wait_for(within(Duration::from_secs(2)), || is(round, ".png")).unwrap_or_else(|()| panic!("{}", site.log()));
+        wait_for(Duration::from_secs(2), || is(round, ".png")).unwrap_or_else(|()| panic!("{}", site.log()));
         eprintln!("listening again, and the change seen, after {:?}", began.elapsed());
     }
 
@@ -704,6 +703,6 @@ fn postgres_tells_of_changed_rows() {
         }
         asking.into_iter().for_each(|thread| thread.join().unwrap());
     });
-    wait_for(within(Duration::from_secs(1)), || is(5, ".jpg")).expect("the last word");
+    wait_for(Duration::from_secs(1), || is(5, ".jpg")).expect("the last word");
     update(&server, 5, "ünï c.png");
 }

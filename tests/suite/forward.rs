@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::harness::{Response, Site, exchange, free_port, wait_for, within};
+use crate::harness::{Response, Site, exchange, free_port, wait_for};
 
 fn config(url: &str, more: &str) -> String {
     format!("[auth]\nmode = \"forward\"\n[auth.forward]\nurl = \"{url}\"\n{more}")
@@ -107,7 +107,7 @@ fn who_is_logged_in_sees_the_image_and_who_has_logged_out_does_not() {
     let left = Instant::now();
     assert_eq!(django.get("/logout/", &anna).status, 200);
     let refused = wait_for(Duration::from_secs(10), || site.nginx("GET", &image, &anna).status == 403);
-    assert!(refused.is_ok() && left.elapsed() < within(Duration::from_millis(3500)), "{:?}", left.elapsed());
+    assert!(refused.is_ok() && left.elapsed() < Duration::from_millis(3500), "{:?}", left.elapsed());
     assert_eq!(site.nginx("GET", &image, &bert).status, 200, "he is still there");
 }
 
@@ -209,11 +209,10 @@ fn every_answer_of_the_site_has_its_status() {
     }
     assert!(trap.asked().is_empty(), "no redirect is followed");
     // Too late, and not at all.
-    scripted.says_late("204 No Content", "", Duration::from_secs(10));
+    scripted.says_late("204 No Content", "", Duration::from_secs(3));
     let begun = Instant::now();
     assert_eq!(site.gate("GET", &url, &cookie("slow")).status, 503);
-    let took = begun.elapsed();
-    assert!(took >= Duration::from_millis(400) && took < within(Duration::from_millis(2500)), "{took:?}");
+    assert!((400..2500).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
     scripted.says("204 No Content\r\nX-Long: ", &"x".repeat(100_000));
     assert_eq!(site.gate("GET", &url, &cookie("endless")).status, 503);
     *scripted.answer.lock().unwrap() = ("no HTTP at all\r\n\r\n".into(), Duration::ZERO);

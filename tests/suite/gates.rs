@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::{
     buckets::{self, Hands, ObjectServer},
     gate::Gate,
-    harness::{OPS_TOKEN, Response, Site, wait_for, within},
+    harness::{OPS_TOKEN, Response, Site, wait_for},
     servers::{self, Server},
 };
 
@@ -261,7 +261,7 @@ fn what_one_gate_purges_is_gone_for_all_within_a_second() {
             assert_eq!(purged.status, 200, "{}", purged.text());
             let ended = Instant::now();
             // Until it has heard, it hands over what is not there.
-            wait_for(within(Duration::from_secs(1)), || {
+            wait_for(Duration::from_secs(1), || {
                 assert_eq!(there.get(&target).status, 200);
                 there.rendered("webp") > renders
             })

@@ -481,17 +481,6 @@ fn patient(config: String) -> String {
     }
 }
 
-/// Whether the long form was asked for: every test at full length, one after another.
-pub fn is_long() -> bool {
-    std::env::var_os("SENDIMAGE_LONG").is_some_and(|value| !value.is_empty() && value != "0")
-}
-
-/// How long something may take that is promised within a time. The long form holds the promise to the letter; where tests run beside
-/// each other, and on whatever machine, there is room for the rest of it.
-pub fn within(promise: Duration) -> Duration {
-    if is_long() { promise } else { promise * 2 + Duration::from_secs(1) }
-}
-
 /// Asks until the answer is yes or the time is over.
 pub fn wait_for(limit: Duration, mut done: impl FnMut() -> bool) -> Result<(), ()> {
     let end = Instant::now() + limit;

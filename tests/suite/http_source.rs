@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    harness::{Response, Site, free_port, wait_for, within},
+    harness::{Response, Site, free_port, wait_for},
     stub::{Asked, Stub, answer},
     web_server::WebServer,
 };
@@ -64,7 +64,7 @@ fn misbehave(asked: &Asked, before: usize, stream: &mut TcpStream) {
             answer(stream, "200 OK", JPEG, &photo);
         }
         // Slow ones.
-        ["slow_head", _] => std::thread::sleep(Duration::from_secs(30)),
+        ["slow_head", _] => std::thread::sleep(Duration::from_secs(5)),
         ["slow_line", _] => {
             for byte in b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\n" {
                 if !send(stream, &[*byte]) {
@@ -84,7 +84,7 @@ fn misbehave(asked: &Asked, before: usize, stream: &mut TcpStream) {
         }
         ["silent_body", _] => {
             send(stream, &head(photo.len()));
-            std::thread::sleep(Duration::from_secs(30));
+            std::thread::sleep(Duration::from_secs(5));
         }
         // Broken ones.
         ["short", _] => drop(send(stream, &[&head(photo.len() + 1)[..], &photo].concat())),
@@ -148,81 +148,81 @@ fn misbehave(asked: &Asked, before: usize, stream: &mut TcpStream) {
     }
 }
 
-/// One row: what is asked for, the status, the class that is counted, and how often the site is asked.
-type Row = (&'static str, u16, &'static str, usize);
+/// One row: what is asked for, the status, the class that is counted, how often the site is asked, and the longest time.
+type Row = (&'static str, u16, &'static str, usize, f64);
 
 #[test]
 fn every_bad_answer_has_its_status_within_its_time_and_nothing_is_stored() {
     let stub = Stub::start(misbehave);
     let base = format!("http://{}/", stub.address);
-    let site = Site::new(&config(&base, "total_seconds = 4\n")).serve();
+    let site = Site::new(&config(&base, "total_seconds = 3\n")).serve();
+    // With half a second, or as much of the time again, for the rest of the machine.
     let rows: [Row; 47] = [
-        ("good/1.jpg", 200, "", 1),
-        ("no_type/1.jpg", 200, "", 1),
-        ("octets/1.jpg", 200, "", 1),
-        ("stays_open/1.jpg", 200, "", 1),
-        ("chunked/1.jpg", 200, "", 1),
-        ("early_hints/1.jpg", 200, "", 1),
-        ("slow_head/1.jpg", 504, "timed_out", 3),
-        ("slow_line/1.jpg", 504, "timed_out", 3),
-        ("trickle/1.jpg", 504, "timed_out", 1),
-        ("silent_body/1.jpg", 504, "timed_out", 1),
-        ("short/1.jpg", 502, "failed", 3),
-        ("truncated_chunk/1.jpg", 502, "failed", 3),
-        ("bad_chunk/1.jpg", 502, "failed", 3),
-        ("two_lengths/1.jpg", 502, "failed", 3),
-        ("reset/1.jpg", 502, "failed", 3),
-        ("nothing/1.jpg", 502, "failed", 3),
-        ("garbage/1.jpg", 502, "failed", 3),
-        ("huge_header/1.jpg", 502, "failed", 3),
-        ("many_headers/1.jpg", 502, "failed", 3),
-        ("endless/1.jpg", 422, "too_long", 1),
-        ("endless_chunks/1.jpg", 422, "too_long", 1),
-        ("says_10_gb/1.jpg", 422, "too_long", 1),
-        ("html/1.jpg", 422, "not_an_image", 1),
-        ("html_as_jpeg/1.jpg", 422, "not_an_image", 1),
-        ("long_html_as_jpeg/1.jpg", 422, "not_an_image", 1),
-        ("empty/1.jpg", 422, "not_an_image", 1),
-        ("gzip/1.jpg", 502, "failed", 1),
-        ("status/204/1.jpg", 502, "failed", 1),
-        ("status/206/1.jpg", 502, "failed", 1),
-        ("status/300/1.jpg", 502, "failed", 1),
-        ("status/304/1.jpg", 502, "failed", 1),
-        ("status/400/1.jpg", 502, "failed", 1),
-        ("status/401/1.jpg", 502, "failed", 1),
-        ("status/403/1.jpg", 502, "failed", 1),
-        ("status/404/1.jpg", 404, "", 1),
-        ("status/410/1.jpg", 404, "", 1),
-        ("status/429/1.jpg", 502, "failed", 1),
-        ("status/500/1.jpg", 502, "failed", 3),
-        ("status/503/1.jpg", 502, "failed", 3),
-        ("500_twice/1.jpg", 200, "", 3),
-        ("reset_twice/1.jpg", 200, "", 3),
-        ("short_once/1.jpg", 200, "", 2),
-        ("hops/3.jpg", 200, "", 1),
-        ("hops/4.jpg", 502, "failed", 1),
-        ("loop/1.jpg", 502, "failed", 4),
-        ("nowhere/1.jpg", 502, "failed", 1),
-        ("absent/1.jpg", 404, "", 1),
+        ("good/1.jpg", 200, "", 1, 1.0),
+        ("no_type/1.jpg", 200, "", 1, 1.0),
+        ("octets/1.jpg", 200, "", 1, 1.0),
+        ("stays_open/1.jpg", 200, "", 1, 1.0),
+        ("chunked/1.jpg", 200, "", 1, 1.0),
+        ("early_hints/1.jpg", 200, "", 1, 1.0),
+        ("slow_head/1.jpg", 504, "timed_out", 3, 3.5),
+        ("slow_line/1.jpg", 504, "timed_out", 3, 3.5),
+        ("trickle/1.jpg", 504, "timed_out", 1, 3.5),
+        ("silent_body/1.jpg", 504, "timed_out", 1, 3.5),
+        ("short/1.jpg", 502, "failed", 3, 1.5),
+        ("truncated_chunk/1.jpg", 502, "failed", 3, 1.5),
+        ("bad_chunk/1.jpg", 502, "failed", 3, 1.5),
+        ("two_lengths/1.jpg", 502, "failed", 3, 1.5),
+        ("reset/1.jpg", 502, "failed", 3, 1.5),
+        ("nothing/1.jpg", 502, "failed", 3, 1.5),
+        ("garbage/1.jpg", 502, "failed", 3, 1.5),
+        ("huge_header/1.jpg", 502, "failed", 3, 1.5),
+        ("many_headers/1.jpg", 502, "failed", 3, 1.5),
+        ("endless/1.jpg", 422, "too_long", 1, 1.0),
+        ("endless_chunks/1.jpg", 422, "too_long", 1, 1.0),
+        ("says_10_gb/1.jpg", 422, "too_long", 1, 1.0),
+        ("html/1.jpg", 422, "not_an_image", 1, 1.0),
+        ("html_as_jpeg/1.jpg", 422, "not_an_image", 1, 1.0),
+        ("long_html_as_jpeg/1.jpg", 422, "not_an_image", 1, 1.0),
+        ("empty/1.jpg", 422, "not_an_image", 1, 1.0),
+        ("gzip/1.jpg", 502, "failed", 1, 1.0),
+        ("status/204/1.jpg", 502, "failed", 1, 1.0),
+        ("status/206/1.jpg", 502, "failed", 1, 1.0),
+        ("status/300/1.jpg", 502, "failed", 1, 1.0),
+        ("status/304/1.jpg", 502, "failed", 1, 1.0),
+        ("status/400/1.jpg", 502, "failed", 1, 1.0),
+        ("status/401/1.jpg", 502, "failed", 1, 1.0),
+        ("status/403/1.jpg", 502, "failed", 1, 1.0),
+        ("status/404/1.jpg", 404, "", 1, 1.0),
+        ("status/410/1.jpg", 404, "", 1, 1.0),
+        ("status/429/1.jpg", 502, "failed", 1, 1.0),
+        ("status/500/1.jpg", 502, "failed", 3, 1.5),
+        ("status/503/1.jpg", 502, "failed", 3, 1.5),
+        ("500_twice/1.jpg", 200, "", 3, 1.5),
+        ("reset_twice/1.jpg", 200, "", 3, 1.5),
+        ("short_once/1.jpg", 200, "", 2, 1.5),
+        ("hops/3.jpg", 200, "", 1, 1.0),
+        ("hops/4.jpg", 502, "failed", 1, 1.0),
+        ("loop/1.jpg", 502, "failed", 4, 1.0),
+        ("nowhere/1.jpg", 502, "failed", 1, 1.0),
+        ("absent/1.jpg", 404, "", 1, 1.0),
     ];
     let classes = ["failed", "timed_out", "too_long", "not_an_image", "unavailable"];
     let counts = || classes.map(|class| errors(&site, class));
     let mut table = String::new();
-    for (number, (path, status, class, asked)) in rows.into_iter().enumerate() {
+    for (number, (path, status, class, asked, longest)) in rows.into_iter().enumerate() {
         let (before, stored) = (counts(), site.stored().len());
         let began = Instant::now();
         let response = get(&site, path);
-        let took = began.elapsed();
+        let took = began.elapsed().as_secs_f64();
         let log = || site.log().lines().last().unwrap_or_default().to_owned();
         assert_eq!(response.status, status, "{path}: {}", log());
-        // Whatever is no 504 was over before the four seconds were.
-        assert!(took < within(Duration::from_millis(4_500)), "{path}: {took:?}");
+        assert!(took < longest + 0.5, "{path}: {took} s");
         assert_eq!(stub.count(&format!("/{path}")), asked, "{path}: {}", log());
         for (class_of, (before, after)) in classes.iter().zip(before.into_iter().zip(counts())) {
             assert_eq!(after - before, f64::from(u8::from(*class_of == class)), "{path}: {class_of}");
         }
         assert_eq!(site.stored().len() - stored, usize::from(status == 200), "{path}: what is stored");
-        table += &format!("| {path} | {status} | {class} | {asked} | {took:.2?} |\n");
+        table += &format!("| {path} | {status} | {class} | {asked} | {took:.2} |\n");
         // In between all is well, and the host is not given up.
         assert_eq!(get(&site, &format!("good/between-{number}.jpg")).status, 200, "{path}");
     }
@@ -326,12 +326,10 @@ fn a_slow_body_has_another_chance_and_a_rate() {
         Site::new(&config(&format!("http://{}/", stub.address), "min_rate = \"4KiB\"\ntotal_seconds = 8\n")).serve();
     let began = Instant::now();
     assert_eq!(get(&site, "once.jpg").status, 200, "{}", site.log());
-    // Its first five seconds were in vain.
-    let took = began.elapsed();
-    assert!(took >= Duration::from_millis(4_900), "{took:?}");
-    let began = Instant::now();
+    let took = began.elapsed().as_secs_f64();
+    assert!((4.9..7.5).contains(&took), "{took}");
     assert_eq!(get(&site, "always.jpg").status, 504);
-    assert!(began.elapsed() < within(Duration::from_secs(9)), "{:?}", began.elapsed());
+    assert!(began.elapsed().as_secs_f64() - took < 9.0);
     assert_eq!(stub.count("/always.jpg"), 2);
 }
 
@@ -456,10 +454,10 @@ fn a_site_that_is_away_is_left_alone_and_found_again() {
     // Ten attempts in a row: three for each unknown file, one for each time that the known one is asked for.
     assert_eq!(statuses[..2], [502, 502], "{statuses:?}");
     assert_eq!(statuses[3..], [503; 5], "{statuses:?}");
-    assert!(began.elapsed() < within(Duration::from_secs(5)), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     let quick = Instant::now();
     assert_eq!(get(&site, "unknown.jpg").status, 503);
-    assert!(quick.elapsed() < within(Duration::from_millis(500)), "{:?}", quick.elapsed());
+    assert!(quick.elapsed() < Duration::from_millis(500), "{:?}", quick.elapsed());
     assert!(errors(&site, "unavailable") >= 5.0 && errors(&site, "failed") >= 2.0);
 
     let stub = Stub::at(address, good);

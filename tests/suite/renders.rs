@@ -7,7 +7,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Site, wait_for, within};
+use crate::harness::{Site, wait_for};
 
 fn kill(pid: i32, signal: Signal) {
     // A worker may be gone already; the test's own assertions say whether that was right.
@@ -91,7 +91,7 @@ fn a_crashing_image_is_poison_for_a_moment_and_its_neighbours_are_not() {
     assert_eq!(status, 422, "{}", site.log());
     let started = Instant::now();
     assert_eq!(site.gate("GET", &url, "").status, 422, "remembered");
-    assert!(started.elapsed() < within(Duration::from_millis(500)));
+    assert!(started.elapsed() < Duration::from_millis(500));
     assert_eq!(site.gate("GET", &site.sign(&["media/a.jpg", "width-20"]), "").status, 200);
     assert_eq!(site.metric("sendimage_workers_died_total{cause=\"SIGSEGV\"}"), 2.0);
 }
@@ -116,7 +116,7 @@ fn a_stop_waits_for_a_render_as_long_as_it_drains_and_after_a_second_signal_not_
             site.assert_logs("stopping: requests in flight");
         }
         assert_eq!(site.wait().code(), Some(0));
-        assert!(began.elapsed() < within(Duration::from_secs(8)), "{signals} signal(s): {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(8), "{signals} signal(s): {:?}", began.elapsed());
         let drafts = crate::harness::files(&site.path("renditions/r1/.tmp-drafts"));
         assert!(drafts.is_empty(), "no draft is left, and no lease: {drafts:?}");
     }
@@ -270,7 +270,7 @@ fn a_full_queue_answers_at_once_and_hits_do_not_wait() {
         std::thread::sleep(Duration::from_millis(100));
         let started = Instant::now();
         assert_eq!(site.gate("GET", &hit, "").status, 200);
-        assert!(started.elapsed() < within(Duration::from_millis(200)), "a hit waits behind no render");
+        assert!(started.elapsed() < Duration::from_millis(200), "a hit waits behind no render");
         asks.into_iter().map(|ask| ask.join().unwrap()).collect()
     });
     let refused: Vec<_> = results.iter().filter(|(status, _, _)| *status == 503).collect();

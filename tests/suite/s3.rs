@@ -19,7 +19,7 @@ use sendimage::{
 
 use crate::{
     buckets::{self, Hands, ObjectServer, Relay, SECRET, Way, lines},
-    harness::{Response, Site, exchange, system_path, wait_for, within},
+    harness::{Response, Site, exchange, system_path, wait_for},
     stub::{Asked, Stub, answer},
 };
 
@@ -426,7 +426,7 @@ fn a_store_that_is_away_is_left_alone_and_found_again() {
             took.as_secs_f64(),
             back.as_secs_f64()
         );
-        assert!(back < within(Duration::from_secs(2)), "{name}: {back:?}");
+        assert!(back < Duration::from_secs(2), "{name}: {back:?}");
     }
     assert!(far.site.metric("sendimage_source_errors_total{class=\"unavailable\"}") > 0.0);
     far.site.assert_logs("the object store answers again");
@@ -683,7 +683,7 @@ fn every_failure_of_an_original_has_its_status() {
         let began = Instant::now();
         let answer = far.site.gate("GET", &url, "");
         assert_eq!(answer.status, status, "{name}: {}", far.site.log());
-        assert!(began.elapsed() < within(Duration::from_millis(2500)), "{name}: {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_millis(2500), "{name}: {:?}", began.elapsed());
         if asked > 0 {
             let heads = far.relay.take().iter().filter(|line| line.starts_with(HEAD)).count();
             assert_eq!(heads, asked, "{name}");
@@ -691,7 +691,7 @@ fn every_failure_of_an_original_has_its_status() {
         far.relay.set(Way::Open);
         let stored = far.stored().len();
         let back = Instant::now();
-        wait_for(within(Duration::from_secs(2)), || far.site.gate("GET", &url, "").status == 200)
+        wait_for(Duration::from_secs(2), || far.site.gate("GET", &url, "").status == 200)
             .unwrap_or_else(|()| panic!("{name}: {}", far.site.log()));
         assert_eq!(far.stored().len(), stored + usize::from(status != 200), "{name}: only now");
         println!("{name}: {status}, and served {:.0} ms after it was over", back.elapsed().as_secs_f64() * 1e3);
