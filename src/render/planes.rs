@@ -94,7 +94,8 @@ impl Planes {
 
     /// See [`resample::undo_means`]; for a picture that was decoded reduced, once.
     pub fn undo_means(&mut self) {
-        let (luma, chroma) = (self.luma, self.chroma);
+        let (picture, luma, chroma) = (self.size, self.luma, self.chroma);
+        repeat_edges(&mut self.samples, luma, picture);
         for (samples, size) in self.each().into_iter().flatten().zip([luma, chroma, chroma]) {
             resample::undo_means(samples, size, 1);
         }
@@ -104,6 +105,20 @@ impl Planes {
         let (brightness, differences) = self.samples.split_at_mut_checked(self.luma.pixels() as usize)?;
         let (blue, red) = differences.split_at_mut_checked(self.chroma.pixels() as usize)?;
         Some([brightness, blue, red])
+    }
+}
+
+/// Makes what lies right of and below a picture in its plane a repetition of its edge. Of the colour
+/// differences nothing does.
+fn repeat_edges(samples: &mut [u8], plane: Size, picture: Size) {
+    let (stride, width, height) = (plane.width as usize, picture.width as usize, picture.height as usize);
+    for row in samples.chunks_exact_mut(stride).take(height) {
+        if let Some(&last) = row[..width].last() {
+            row[width..].fill(last);
+        }
+    }
+    for row in height..plane.height as usize {
+        samples.copy_within((height - 1) * stride..height * stride, row * stride);
     }
 }
 

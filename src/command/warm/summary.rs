@@ -70,7 +70,7 @@ impl Summary {
             let spec = spec.as_deref().map(|spec| format!(" {spec}")).unwrap_or_default();
             lines.add(format_args!("  {reason}: {reference}{spec}: {says}"));
         }
-        if !told.is_empty() && told.len() as u64 >= Warmed::MOST_FAILURES as u64 {
+        if told.len() >= Warmed::MOST_FAILURES {
             lines.add(format_args!("  only {} are listed, at least one of each reason", Warmed::MOST_FAILURES));
         }
         if self.interrupted {

@@ -80,12 +80,14 @@ pub fn decode_planes(source: &[u8], stored_size: Size, reduction: u8) -> Result<
     }
     let (_, size) = reduced(stored_size, reduction);
     let (luma, chroma) = plane_sizes(size, found.subsamp);
-    let of_means = || jpeg_dc::decode(source, (subsampling.0.into(), subsampling.1.into()), luma, chroma);
-    let mut samples = match (reduction == 8).then(of_means).flatten() {
+    let means = match reduction {
+        8 => jpeg_dc::decode(source, (subsampling.0.into(), subsampling.1.into()), luma, chroma),
+        _ => None,
+    };
+    let samples = match means {
         Some(samples) => samples,
         None => planes_of_libjpeg(source, stored_size, reduction, found.subsamp)?,
     };
-    repeat_edges(&mut samples, luma, size);
     let profile = header.profile();
     Ok(Some(Planes { size, luma, chroma, subsampling, samples, range: Range::Full, profile }))
 }
@@ -107,19 +109,6 @@ fn plane_sizes(size: Size, subsamp: Subsamp) -> (Size, Size) {
     let image = YuvImage { pixels: (), width, align: 1, height, subsamp };
     let plane = |(width, height): (usize, usize)| Size::new(width as u32, height as u32);
     (plane(image.y_size()), plane(image.uv_size()))
-}
-
-/// Makes what lies right of and below a picture in its plane a repetition of its edge. Of the colour differences nothing does.
-fn repeat_edges(samples: &mut [u8], plane: Size, picture: Size) {
-    let (stride, width, height) = (plane.width as usize, picture.width as usize, picture.height as usize);
-    for row in samples.chunks_exact_mut(stride).take(height) {
-        if let Some(&last) = row[..width].last() {
-            row[width..].fill(last);
-        }
-    }
-    for row in height..plane.height as usize {
-        samples.copy_within((height - 1) * stride..height * stride, row * stride);
-    }
 }
 
 /// The samples of all planes, one behind the other.

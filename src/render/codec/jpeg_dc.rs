@@ -10,6 +10,7 @@
 //!
 //! Numbers of clauses are those of ITU-T T.81.
 
+use super::jpeg_header::segment;
 use crate::model::Size;
 
 /// Length of a Huffman code (C.2).
@@ -102,10 +103,8 @@ impl<'a> Scan<'a> {
         let (mut frame, mut restart_interval) = (None, 0);
         let (mut quanta, mut dc, mut ac) = ([None; 4], [None; 4], [None; 4]);
         loop {
-            let [0xFF, marker, high, low, ..] = *rest else { return None };
-            let length = usize::from(u16::from_be_bytes([high, low]));
-            let mut body = rest.get(4..2 + length)?;
-            rest = &rest[2 + length..];
+            let (marker, mut body, after) = segment(rest)?;
+            rest = after;
             match marker {
                 // Sequential with Huffman codes (table B.1).
                 0xC0 | 0xC1 => {
@@ -129,14 +128,13 @@ impl<'a> Scan<'a> {
                 }
                 0xDB => {
                     while let [precision_and_number, after @ ..] = body {
-                        let is_wide = precision_and_number >> 4 == 1;
-                        let first = match (precision_and_number >> 4, after) {
-                            (0, [value, ..]) => u16::from(*value),
-                            (1, [high, low, ..]) => u16::from_be_bytes([*high, *low]),
+                        let (first, bytes) = match (precision_and_number >> 4, after) {
+                            (0, [value, ..]) => (u16::from(*value), 1),
+                            (1, [high, low, ..]) => (u16::from_be_bytes([*high, *low]), 2),
                             _ => return None,
                         };
                         *quanta.get_mut(usize::from(precision_and_number & 15))? = Some(first);
-                        body = after.get(COEFFICIENTS as usize * (1 + usize::from(is_wide))..)?;
+                        body = after.get(bytes * COEFFICIENTS as usize..)?;
                     }
                 }
                 0xDD => restart_interval = u16::from_be_bytes(body.try_into().ok()?).into(),

@@ -91,7 +91,7 @@ impl<'a> Header<'a> {
 }
 
 /// The next marker, its parameters and what follows. Bytes between segments are skipped, as libjpeg does.
-fn segment(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+pub fn segment(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let mut rest = bytes;
     loop {
         rest = &rest[rest.iter().position(|&byte| byte == 0xFF)?..];
