@@ -34,10 +34,6 @@ mod ico;
 #[forbid(unsafe_code)]
 mod jpeg;
 #[forbid(unsafe_code)]
-mod jpeg_dc;
-#[forbid(unsafe_code)]
-mod jpeg_header;
-#[forbid(unsafe_code)]
 mod palette;
 #[forbid(unsafe_code)]
 mod png;

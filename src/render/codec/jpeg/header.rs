@@ -22,6 +22,8 @@ pub struct Header<'a> {
     pub precision: u8,
     /// Predictive coding without a DCT.
     pub lossless: bool,
+    /// Coded in progressive scans, by Huffman codes.
+    pub progressive: bool,
     /// Several scans: the decoder holds all coefficients.
     pub several_scans: bool,
     /// An Adobe marker: CMYK is stored inverted, as Photoshop has always done it.
@@ -64,6 +66,7 @@ impl<'a> Header<'a> {
                         components,
                         precision,
                         lossless: matches!(marker, 0xC3 | 0xC7 | 0xCB | 0xCF),
+                        progressive: marker == 0xC2,
                         several_scans: matches!(marker, 0xC2 | 0xC6 | 0xCA | 0xCE) || in_first_scan < components,
                         adobe,
                         exif,

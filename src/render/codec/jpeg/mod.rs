@@ -1,13 +1,20 @@
 //! JPEG, by libjpeg-turbo.
 
+mod header;
+mod huffman;
+mod means;
+mod progressive;
+mod scan;
+#[cfg(test)]
+mod trial;
+
 use turbojpeg::{
     Colorspace, Compressor, Decompressor, Image, PixelFormat, ScalingFactor, Subsamp, YuvImage, YuvPlanesImage,
 };
 
-use super::{
-    corrupt, encode_error, expect_size, jpeg_dc,
-    jpeg_header::{Header, ICC},
-};
+use header::{Header, ICC};
+
+use super::{MAX_PROFILE_BYTES, corrupt, encode_error, expect_size};
 use crate::{
     model::{ImageFormat, Size, SourceFacts},
     render::{
@@ -80,8 +87,10 @@ pub fn decode_planes(source: &[u8], stored_size: Size, reduction: u8) -> Result<
     }
     let (_, size) = reduced(stored_size, reduction);
     let (luma, chroma) = plane_sizes(size, found.subsamp);
-    let means = match reduction {
-        8 => jpeg_dc::decode(source, (subsampling.0.into(), subsampling.1.into()), luma, chroma),
+    let sampling = (subsampling.0.into(), subsampling.1.into());
+    let means = match (reduction, header.progressive) {
+        (8, false) => means::decode(source, sampling, luma, chroma),
+        (8, true) => progressive::decode(source, sampling, luma, chroma),
         _ => None,
     };
     let samples = match means {

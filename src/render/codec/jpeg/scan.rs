@@ -1,0 +1,187 @@
+//! What a JPEG's segments say of the scans that follow them, as far as our own decoders go: three components, eight bits, Huffman
+//! codes. Whatever is beyond that, or odd, is `None`, and libjpeg's to judge.
+//!
+//! Numbers of clauses are those of ITU-T T.81.
+
+use super::{
+    header::segment,
+    huffman::{COEFFICIENTS, Codes},
+};
+
+/// All that segments have said so far.
+#[derive(Default)]
+pub struct Tables<'a> {
+    frame: Option<Frame>,
+    quanta: [Option<Quanta>; 4],
+    dc: [Option<Codes<'a>>; 4],
+    ac: [Option<Codes<'a>>; 4],
+    restart_interval: u32,
+}
+
+/// What coefficients are multiples of, in their order of transmission. libjpeg takes 16 bits for signed ones.
+pub type Quanta = [i16; COEFFICIENTS];
+
+/// The frame header (B.2.2).
+#[derive(Clone, Copy)]
+pub struct Frame {
+    /// Several scans make one picture.
+    pub progressive: bool,
+    /// Width and height in pixels.
+    pub size: (u32, u32),
+    /// In their order.
+    pub components: [FrameComponent; 3],
+}
+
+/// One of them.
+#[derive(Clone, Copy)]
+pub struct FrameComponent {
+    id: u8,
+    /// Blocks in a unit, across and down.
+    pub sampling: (u32, u32),
+    quanta: u8,
+}
+
+/// A scan header (B.2.3).
+pub struct ScanHeader {
+    /// The components' places in the frame, and the numbers of their tables.
+    pub components: Vec<Selected>,
+    /// First and last coefficient.
+    pub spectrum: (u8, u8),
+    /// Bits that earlier scans left out, and that this one does.
+    pub approximation: (u8, u8),
+}
+
+/// A component in a scan.
+#[derive(Clone, Copy)]
+pub struct Selected {
+    /// Its place in the frame.
+    pub place: usize,
+    dc: u8,
+    ac: u8,
+}
+
+/// What stands between scans.
+pub enum Next<'a> {
+    /// A scan, and its data up to the end of the file.
+    Scan(ScanHeader, &'a [u8]),
+    /// The end of the image.
+    End,
+}
+
+impl<'a> Tables<'a> {
+    /// Takes in all segments up to a scan's data, or the image's end.
+    pub fn until_scan(&mut self, source: &'a [u8]) -> Option<Next<'a>> {
+        let mut rest = source;
+        loop {
+            let (marker, body, after) = segment(rest)?;
+            rest = after;
+            match marker {
+                0xC0..=0xC2 => {
+                    if self.frame.replace(Frame::read(marker == 0xC2, body)?).is_some() {
+                        return None;
+                    }
+                }
+                0xC4 => self.take_codes(body)?,
+                0xDB => self.take_quanta(body)?,
+                0xDD => self.restart_interval = u16::from_be_bytes(body.try_into().ok()?).into(),
+                0xDA => return Some(Next::Scan(ScanHeader::read(self.frame.as_ref()?, body)?, rest)),
+                0xD9 => return Some(Next::End),
+                // Application data and comments.
+                0xE0..=0xEF | 0xFE => {}
+                _ => return None,
+            }
+        }
+    }
+
+    pub fn frame(&self) -> Option<&Frame> {
+        self.frame.as_ref()
+    }
+
+    /// Units between restarts; 0: none.
+    pub fn restart_interval(&self) -> u32 {
+        self.restart_interval
+    }
+
+    pub fn quanta(&self, component: &FrameComponent) -> Option<&Quanta> {
+        self.quanta.get(usize::from(component.quanta))?.as_ref()
+    }
+
+    /// Codes of the differences between DC coefficients.
+    pub fn dc(&self, component: Selected) -> Option<Codes<'a>> {
+        *self.dc.get(usize::from(component.dc))?
+    }
+
+    /// Codes of all other coefficients, and their number.
+    pub fn ac(&self, component: Selected) -> Option<(Codes<'a>, usize)> {
+        let number = usize::from(component.ac);
+        Some(((*self.ac.get(number)?)?, number))
+    }
+
+    fn take_codes(&mut self, mut body: &'a [u8]) -> Option<()> {
+        while let [class_and_number, after @ ..] = body {
+            let counts = after.first_chunk::<16>()?;
+            let total = counts.iter().map(|&count| usize::from(count)).sum::<usize>();
+            let codes = Codes { counts, symbols: after.get(16..16 + total)? };
+            let tables = match class_and_number >> 4 {
+                0 => &mut self.dc,
+                1 => &mut self.ac,
+                _ => return None,
+            };
+            *tables.get_mut(usize::from(class_and_number & 15))? = Some(codes);
+            body = &after[16 + total..];
+        }
+        Some(())
+    }
+
+    fn take_quanta(&mut self, mut body: &[u8]) -> Option<()> {
+        while let [precision_and_number, after @ ..] = body {
+            let bytes = 1 + usize::from(precision_and_number >> 4);
+            (bytes <= 2).then_some(())?;
+            let (written, after) = after.split_at_checked(bytes * COEFFICIENTS)?;
+            let mut quanta = [0; COEFFICIENTS];
+            for (quantum, value) in quanta.iter_mut().zip(written.chunks_exact(bytes)) {
+                let value = value.iter().fold(0_u16, |high, &low| high << 8 | u16::from(low));
+                *quantum = i16::try_from(value).ok()?;
+            }
+            *self.quanta.get_mut(usize::from(precision_and_number & 15))? = Some(quanta);
+            body = after;
+        }
+        Some(())
+    }
+}
+
+impl Frame {
+    fn read(progressive: bool, body: &[u8]) -> Option<Self> {
+        let &[8, h1, h0, w1, w0, 3, ref described @ ..] = body else { return None };
+        let described: &[u8; 9] = described.try_into().ok()?;
+        let component = |at: usize| {
+            let (id, sampling, quanta) = (described[at], described[at + 1], described[at + 2]);
+            FrameComponent { id, sampling: (u32::from(sampling >> 4), u32::from(sampling & 15)), quanta }
+        };
+        let side = |high, low| u32::from(u16::from_be_bytes([high, low]));
+        Some(Self {
+            progressive,
+            size: (side(w1, w0), side(h1, h0)),
+            components: [component(0), component(3), component(6)],
+        })
+    }
+}
+
+impl ScanHeader {
+    /// Components in the frame's order, each once.
+    fn read(frame: &Frame, body: &[u8]) -> Option<Self> {
+        let (&count, body) = body.split_first()?;
+        let (selected, &[from, to, approximation]) = body.split_at_checked(2 * usize::from(count))? else {
+            return None;
+        };
+        let mut from_place = 0;
+        let mut components = Vec::with_capacity(frame.components.len());
+        for pair in selected.chunks_exact(2) {
+            let rest = frame.components.get(from_place..)?;
+            let place = from_place + rest.iter().position(|component| component.id == pair[0])?;
+            components.push(Selected { place, dc: pair[1] >> 4, ac: pair[1] & 15 });
+            from_place = place + 1;
+        }
+        Some(Self { components, spectrum: (from, to), approximation: (approximation >> 4, approximation & 15) })
+    }
+}
