@@ -5,6 +5,7 @@
 
 pub mod av1;
 mod blur;
+pub mod idct;
 mod resize;
 
 pub use blur::blur;

@@ -272,7 +272,8 @@ impl Shareable {
         if !plan.in_planes {
             return Ok(None);
         }
-        let Some(mut planes) = codec::decode_planes(source, plan)? else { return Ok(None) };
+        let Some(planes) = codec::decode_planes(source, plan, &[])? else { return Ok(None) };
+        let Some((_, mut planes)) = planes.into_iter().next() else { return Ok(None) };
         if plan.decode_reduction > 1 {
             planes.undo_means();
         }

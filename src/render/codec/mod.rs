@@ -135,19 +135,21 @@ pub fn decode_bands<S: ReadAt + ?Sized>(
     }
 }
 
-/// As [`decode`], in the planes that the file is coded in; `None` where there are none that could be handed on.
-pub fn decode_planes(source: &[u8], plan: &Plan) -> Result<Option<Planes>, RenderError> {
+/// As [`decode`], in the planes that the file is coded in; `None` where there are none that could be handed on. Behind those of the
+/// plan's reduction come those of the ones in `also` that can be had with it.
+pub fn decode_planes(source: &[u8], plan: &Plan, also: &[u8]) -> Result<Option<Vec<(u8, Planes)>>, RenderError> {
     let format = expect_format(source, plan)?;
-    let stored_size = plan.source.stored_size;
+    let (stored_size, reduction) = (plan.source.stored_size, plan.decode_reduction);
+    let alone = |planes: Option<Planes>| planes.map(|planes| vec![(reduction, planes)]);
     let planes = match format {
-        ImageFormat::Jpeg => jpeg::decode_planes(source, stored_size, plan.decode_reduction)?,
-        ImageFormat::Webp => webp::decode_planes(source, stored_size)?,
-        ImageFormat::Avif => avif::decode_planes(source, stored_size)?,
+        ImageFormat::Jpeg => jpeg::decode_planes(source, stored_size, reduction, also)?,
+        ImageFormat::Webp => alone(webp::decode_planes(source, stored_size)?),
+        ImageFormat::Avif => alone(avif::decode_planes(source, stored_size)?),
         _ => None,
     };
-    match planes {
-        Some(planes) if planes.size != plan.decoded_size() => Err(RenderError::Changed),
-        planes => Ok(planes),
+    match planes.as_deref() {
+        Some([(_, first), ..]) if first.size != plan.decoded_size() => Err(RenderError::Changed),
+        _ => Ok(planes),
     }
 }
 

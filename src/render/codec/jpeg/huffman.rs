@@ -98,6 +98,7 @@ impl DcTable {
 }
 
 /// The coded bits, the first at the left.
+#[derive(Clone, Copy)]
 pub struct Bits<'a> {
     data: &'a [u8],
     /// Of the first byte that is not counted in.
@@ -134,19 +135,22 @@ impl<'a> Bits<'a> {
                 return;
             }
         }
-        self.fill_by_bytes();
+        *self = self.filled_by_bytes();
     }
 
     /// A byte of ones is followed by one of zeros, which is none of the data, or is the beginning of a marker (B.1.1.5).
+    ///
+    /// By value, so that what is read in a loop may stay in registers.
     #[cold]
-    fn fill_by_bytes(&mut self) {
+    #[inline(never)]
+    fn filled_by_bytes(mut self) -> Self {
         while self.count <= 56 {
             let byte = match *self.data.get(self.at..).unwrap_or_default() {
                 [0xFF, 0, ..] => {
                     self.at += 2;
                     0xFF
                 }
-                [0xFF, ..] | [] => return,
+                [0xFF, ..] | [] => break,
                 [byte, ..] => {
                     self.at += 1;
                     byte
@@ -155,6 +159,7 @@ impl<'a> Bits<'a> {
             self.window |= u64::from(byte) << (56 - self.count);
             self.count += 8;
         }
+        self
     }
 
     #[inline(always)]
@@ -202,14 +207,14 @@ impl<'a> Bits<'a> {
     }
 
     /// What follows the scan's data: fewer than eight bits before it, and a marker (B.1.1.5).
-    pub fn ends_with_the_scan(mut self) -> Option<&'a [u8]> {
-        self.fill_by_bytes();
-        let rest = self.data.get(self.at..)?;
-        (self.count < 8 && rest.first() == Some(&0xFF)).then_some(rest)
+    pub fn ends_with_the_scan(self) -> Option<&'a [u8]> {
+        let Self { data, at, count, .. } = self.filled_by_bytes();
+        let rest = data.get(at..)?;
+        (count < 8 && rest.first() == Some(&0xFF)).then_some(rest)
     }
 
     fn at_marker(&mut self, marker: u8) -> bool {
-        self.fill_by_bytes();
+        *self = self.filled_by_bytes();
         self.count < 8 && self.data.get(self.at..).is_some_and(|rest| rest.starts_with(&[0xFF, marker]))
     }
 }

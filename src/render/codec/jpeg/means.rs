@@ -6,8 +6,6 @@
 //! way, it makes nothing at all, so that libjpeg is asked. That the header is sound is for whoever calls to have asked before. The
 //! tests hold both against each other, on damaged files too.
 //!
-//! At a quarter the values of 25 coefficients count. Written like this module that took as long as libjpeg does, which decodes them.
-//!
 //! Numbers of clauses are those of ITU-T T.81.
 
 use super::{

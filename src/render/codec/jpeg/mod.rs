@@ -4,6 +4,7 @@ mod header;
 mod huffman;
 mod means;
 mod progressive;
+mod reduced;
 mod scan;
 #[cfg(test)]
 mod trial;
@@ -13,6 +14,7 @@ use turbojpeg::{
 };
 
 use header::{Header, ICC};
+use reduced::Reduced;
 
 use super::{MAX_PROFILE_BYTES, corrupt, encode_error, expect_size};
 use crate::{
@@ -72,8 +74,14 @@ pub fn decode(source: &[u8], stored_size: Size, reduction: u8) -> Result<Picture
     Ok(picture)
 }
 
-/// As [`decode`], the planes as they are coded. `None` of what is not coded in brightness and colour differences.
-pub fn decode_planes(source: &[u8], stored_size: Size, reduction: u8) -> Result<Option<Planes>, RenderError> {
+/// As [`decode`], the planes as they are coded, and those at `also`, other reductions that can be had with it. `None` of what is not
+/// coded in brightness and colour differences.
+pub fn decode_planes(
+    source: &[u8],
+    stored_size: Size,
+    reduction: u8,
+    also: &[u8],
+) -> Result<Option<Vec<(u8, Planes)>>, RenderError> {
     let header = Header::read(source)?;
     expect_size(header.size, stored_size)?;
     if layout(&header)? != Layout::Rgb8 {
@@ -85,20 +93,32 @@ pub fn decode_planes(source: &[u8], stored_size: Size, reduction: u8) -> Result<
     if found.colorspace != Colorspace::YCbCr {
         return Ok(None);
     }
-    let (_, size) = reduced(stored_size, reduction);
-    let (luma, chroma) = plane_sizes(size, found.subsamp);
+    let wanted = |reduction| {
+        let (luma, chroma) = plane_sizes(reduced(stored_size, reduction).1, found.subsamp);
+        Reduced { reduction, luma, chroma }
+    };
+    let planes = |of: Reduced, samples: Vec<u8>| {
+        let (Reduced { reduction, luma, chroma }, (_, size)) = (of, reduced(stored_size, of.reduction));
+        (reduction, Planes { size, luma, chroma, subsampling, samples, range: Range::Full, profile: header.profile() })
+    };
     let sampling = (subsampling.0.into(), subsampling.1.into());
+    let first = wanted(reduction);
+    if !also.is_empty() && !header.progressive {
+        let all: Vec<Reduced> = std::iter::once(first).chain(also.iter().map(|&other| wanted(other))).collect();
+        if let Some(samples) = reduced::decode(source, sampling, &all) {
+            return Ok(Some(all.into_iter().zip(samples).map(|(of, samples)| planes(of, samples)).collect()));
+        }
+    }
     let means = match (reduction, header.progressive) {
-        (8, false) => means::decode(source, sampling, luma, chroma),
-        (8, true) => progressive::decode(source, sampling, luma, chroma),
+        (8, false) => means::decode(source, sampling, first.luma, first.chroma),
+        (8, true) => progressive::decode(source, sampling, first.luma, first.chroma),
         _ => None,
     };
     let samples = match means {
         Some(samples) => samples,
         None => planes_of_libjpeg(source, stored_size, reduction, found.subsamp)?,
     };
-    let profile = header.profile();
-    Ok(Some(Planes { size, luma, chroma, subsampling, samples, range: Range::Full, profile }))
+    Ok(Some(vec![planes(first, samples)]))
 }
 
 /// Pixels that one colour difference stands for, across and down; `None` of what is hardly ever met.

@@ -67,10 +67,14 @@ pub fn both(
         let rows = rows.flat_map(|row| &row[..seen.width as usize]);
         rows.chain(differences).copied().collect::<Vec<u8>>()
     };
-    // The header is libjpeg's to judge, here as there.
-    let header = Decompressor::new().unwrap().read_header(source).ok();
-    let header = header.filter(|header| (header.width, header.height, header.subsamp) == (size.0, size.1, subsamp));
-    let ours = header.and_then(|_| decode(source, (across.into(), down.into()), luma, units));
+    let ours =
+        is_as_coded(source, size, subsamp).and_then(|()| decode(source, (across.into(), down.into()), luma, units));
     let plain = planes_of_libjpeg(source, stored, 8, subsamp).ok();
     (ours.map(visible), plain.map(visible))
+}
+
+/// Whether the header, which is libjpeg's to judge here as elsewhere, still says so.
+pub fn is_as_coded(source: &[u8], size: (usize, usize), subsamp: Subsamp) -> Option<()> {
+    let header = Decompressor::new().unwrap().read_header(source).ok()?;
+    ((header.width, header.height, header.subsamp) == (size.0, size.1, subsamp)).then_some(())
 }
