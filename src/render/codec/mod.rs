@@ -153,6 +153,14 @@ pub fn decode_planes(source: &[u8], plan: &Plan, also: &[u8]) -> Result<Option<V
     }
 }
 
+/// As [`decode_planes`], at the plan's reduction, without having the file in memory. `None` too where that cannot be done.
+pub fn decode_planes_in_pieces<S: ReadAt + ?Sized>(source: &S, plan: &Plan) -> Option<Planes> {
+    let head = head(source, JPEG_HEADER_BYTES);
+    expect_format(&head, plan).ok().filter(|&format| format == ImageFormat::Jpeg && plan.decode_reduction == 8)?;
+    jpeg::decode_planes_in_pieces(&head, source, plan.source.stored_size)
+        .filter(|planes| planes.size == plan.decoded_size())
+}
+
 /// As [`encode`], of a picture in planes, for the encodings that [`Encoding::takes_planes`] says.
 pub fn encode_planes(picture: Subsampled, encoding: Encoding) -> Result<Vec<u8>, RenderError> {
     match encoding {

@@ -108,9 +108,29 @@ pub struct Bits<'a> {
     count: u32,
 }
 
+/// How far bits have been read, where their data come in pieces.
+#[derive(Clone, Copy, Default)]
+pub struct Place {
+    /// Of the first byte that is not in the window.
+    pub at: usize,
+    window: u64,
+    count: u32,
+}
+
 impl<'a> Bits<'a> {
     pub fn new(data: &'a [u8]) -> Self {
-        Self { data, at: 0, window: 0, count: 0 }
+        Self::resumed(data, Place::default())
+    }
+
+    /// Goes on at a place.
+    pub fn resumed(data: &'a [u8], Place { at, window, count }: Place) -> Self {
+        // Of what stood behind the bits that count, more may be known now.
+        let window = if count == 0 { 0 } else { window >> (64 - count) << (64 - count) };
+        Self { data, at, window, count }
+    }
+
+    pub fn place(&self) -> Place {
+        Place { at: self.at, window: self.window, count: self.count }
     }
 
     /// At least 32 bits, if there are as many before the next marker.

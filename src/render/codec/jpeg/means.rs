@@ -10,9 +10,10 @@
 
 use super::{
     huffman::{Bits, COEFFICIENTS, Codes, DcTable, MAX_CODE_BITS, Ordered},
+    pieces::Pieces,
     scan::{Next, Tables},
 };
-use crate::model::Size;
+use crate::{model::Size, render::source::ReadAt};
 
 /// As many bits of coefficients are looked up at once: the table has 16 KiB, and two of them stay in the nearest cache.
 const SEVERAL_BITS: u32 = 13;
@@ -24,8 +25,16 @@ const BLOCK: u32 = COEFFICIENTS as u32;
 ///
 /// `None`: it is not a sequential file with Huffman codes in one scan of three components, or something about it is odd. Whether it
 /// is damaged is for libjpeg to say.
-pub fn decode(source: &[u8], sampling: (u32, u32), luma: Size, chroma: Size) -> Option<Vec<u8>> {
-    let scan = Scan::read(source)?;
+///
+/// `head` is what the source begins with, up to the first scan at least. The rest is read in pieces.
+pub fn decode<S: ReadAt + ?Sized>(
+    head: &[u8],
+    source: &S,
+    sampling: (u32, u32),
+    luma: Size,
+    chroma: Size,
+) -> Option<Vec<u8>> {
+    let scan = Scan::read(head)?;
     let [brightness, blue, red] = &scan.components;
     let is_as_said = brightness.sampling == sampling && blue.sampling == (1, 1) && red.sampling == (1, 1);
     let units = (scan.size.0.div_ceil(8 * sampling.0), scan.size.1.div_ceil(8 * sampling.1));
@@ -38,36 +47,25 @@ pub fn decode(source: &[u8], sampling: (u32, u32), luma: Size, chroma: Size) -> 
     let mut samples = vec![0; luma_length + 2 * chroma_length];
     let (brightness_plane, differences) = samples.split_at_mut(luma_length);
     let (blue_plane, red_plane) = differences.split_at_mut(chroma_length);
-    let table = |component: &Component| scan.ac[component.ac].as_ref();
-    let (brightness_ac, blue_ac, red_ac) = (table(brightness)?, table(blue)?, table(red)?);
-    let mut bits = Bits::new(scan.data);
-    let mut predicted = [0; 3];
-    let (mut until_restart, mut restarts) = (scan.restart_interval, 0_u8);
-    for (unit_row, (blue_row, red_row)) in
-        blue_plane.chunks_exact_mut(units.0 as usize).zip(red_plane.chunks_exact_mut(units.0 as usize)).enumerate()
-    {
-        let stride = luma.width as usize;
-        let first = unit_row * sampling.1 as usize * stride;
-        let rows = brightness_plane.get_mut(first..first + sampling.1 as usize * stride)?;
-        for (unit, (blue_sample, red_sample)) in blue_row.iter_mut().zip(red_row).enumerate() {
-            if scan.restart_interval > 0 {
-                if until_restart == 0 {
-                    bits.restart(restarts)?;
-                    restarts = (restarts + 1) % 8;
-                    (until_restart, predicted) = (scan.restart_interval, [0; 3]);
-                }
-                until_restart -= 1;
-            }
-            for row in rows.chunks_exact_mut(stride) {
-                for sample in row.get_mut(unit * sampling.0 as usize..(unit + 1) * sampling.0 as usize)? {
-                    *sample = bits.block(brightness, brightness_ac, &mut predicted[0])?;
-                }
-            }
-            *blue_sample = bits.block(blue, blue_ac, &mut predicted[1])?;
-            *red_sample = bits.block(red, red_ac, &mut predicted[2])?;
-        }
+    let mut pieces = Pieces::new(source, (head.len() - scan.data.len()) as u64);
+    let mut walk = Walk { predicted: [0; 3], until_restart: scan.restart_interval, restarts: 0 };
+    let rows = brightness_plane
+        .chunks_exact_mut((luma.width * sampling.1) as usize)
+        .zip(blue_plane.chunks_exact_mut(units.0 as usize))
+        .zip(red_plane.chunks_exact_mut(units.0 as usize));
+    for ((brightness, blue), red) in rows {
+        walk = pieces.read(|bits| scan.row(bits, walk, brightness, blue, red))?;
     }
-    bits.ends_with_the_image().then_some(samples)
+    pieces.read(|bits| bits.ends_with_the_image().then_some(()))?;
+    Some(samples)
+}
+
+/// Where a walk along blocks is, but for the bits.
+#[derive(Clone, Copy)]
+struct Walk {
+    predicted: [i32; 3],
+    until_restart: u32,
+    restarts: u8,
 }
 
 /// The sample that a DC coefficient stands for. `None` beyond libjpeg's table of samples, which reaches to twice the range.
@@ -121,6 +119,40 @@ impl<'a> Scan<'a> {
         });
         let components = [components.next()??, components.next()??, components.next()??];
         Some(Self { size: frame.size, components, ac, restart_interval: tables.restart_interval(), data })
+    }
+
+    /// Reads a row of units, into as many rows of blocks of brightness as a unit has, and one of each colour difference.
+    fn row(
+        &self,
+        bits: &mut Bits<'_>,
+        mut walk: Walk,
+        rows: &mut [u8],
+        blue: &mut [u8],
+        red: &mut [u8],
+    ) -> Option<Walk> {
+        let [brightness, of_blue, of_red] = &self.components;
+        let table = |component: &Component| self.ac[component.ac].as_ref();
+        let (brightness_ac, blue_ac, red_ac) = (table(brightness)?, table(of_blue)?, table(of_red)?);
+        let (across, down) = (brightness.sampling.0 as usize, brightness.sampling.1 as usize);
+        let stride = rows.len() / down;
+        for (unit, (blue_sample, red_sample)) in blue.iter_mut().zip(red).enumerate() {
+            if self.restart_interval > 0 {
+                if walk.until_restart == 0 {
+                    bits.restart(walk.restarts)?;
+                    let restarts = (walk.restarts + 1) % 8;
+                    walk = Walk { predicted: [0; 3], until_restart: self.restart_interval, restarts };
+                }
+                walk.until_restart -= 1;
+            }
+            for row in rows.chunks_exact_mut(stride) {
+                for sample in row.get_mut(unit * across..(unit + 1) * across)? {
+                    *sample = bits.block(brightness, brightness_ac, &mut walk.predicted[0])?;
+                }
+            }
+            *blue_sample = bits.block(of_blue, blue_ac, &mut walk.predicted[1])?;
+            *red_sample = bits.block(of_red, red_ac, &mut walk.predicted[2])?;
+        }
+        Some(walk)
     }
 }
 
@@ -241,11 +273,16 @@ impl Bits<'_> {
 mod tests {
     use turbojpeg::Subsamp;
 
-    use super::super::trial::{Coding, KINDS, coded, damage};
+    use super::super::trial::{self, Coding, KINDS, coded, damage};
     use super::*;
 
     fn both(source: &[u8], size: (usize, usize), subsamp: Subsamp) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
-        super::super::trial::both(decode, source, size, subsamp)
+        trial::both(
+            |source, sampling, luma, chroma| decode(source, source, sampling, luma, chroma),
+            source,
+            size,
+            subsamp,
+        )
     }
 
     #[test]

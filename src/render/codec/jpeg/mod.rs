@@ -3,6 +3,7 @@
 mod header;
 mod huffman;
 mod means;
+mod pieces;
 mod progressive;
 mod reduced;
 mod scan;
@@ -24,6 +25,7 @@ use crate::{
         inspect::Colours,
         picture::{Layout, Picture, buffer_bytes},
         planes::{Planes, Range, Subsampled, with_last_again},
+        source::ReadAt,
     },
     spec::Quality,
 };
@@ -32,6 +34,8 @@ use crate::{
 const MAX_SCANS: u32 = 100;
 /// Profile bytes in one APP2 segment: 65,533 less the heading.
 const PROFILE_PART_BYTES: usize = 65_533 - ICC.len() - 2;
+/// The reduction at which a block is one sample.
+const MEANS: u8 = 8;
 const END_OF_IMAGE: &[u8] = b"\xFF\xD9";
 
 /// Reads the header.
@@ -82,43 +86,76 @@ pub fn decode_planes(
     reduction: u8,
     also: &[u8],
 ) -> Result<Option<Vec<(u8, Planes)>>, RenderError> {
-    let header = Header::read(source)?;
-    expect_size(header.size, stored_size)?;
-    if layout(&header)? != Layout::Rgb8 {
-        return Ok(None);
-    }
-    let damaged = |error| corrupt(ImageFormat::Jpeg, error);
-    let found = Decompressor::new().and_then(|mut it| it.read_header(source)).map_err(damaged)?;
-    let Some(subsampling) = subsampling(found.subsamp) else { return Ok(None) };
-    if found.colorspace != Colorspace::YCbCr {
-        return Ok(None);
-    }
-    let wanted = |reduction| {
-        let (luma, chroma) = plane_sizes(reduced(stored_size, reduction).1, found.subsamp);
-        Reduced { reduction, luma, chroma }
-    };
-    let planes = |of: Reduced, samples: Vec<u8>| {
-        let (Reduced { reduction, luma, chroma }, (_, size)) = (of, reduced(stored_size, of.reduction));
-        (reduction, Planes { size, luma, chroma, subsampling, samples, range: Range::Full, profile: header.profile() })
-    };
-    let sampling = (subsampling.0.into(), subsampling.1.into());
-    let first = wanted(reduction);
-    if !also.is_empty() && !header.progressive {
-        let all: Vec<Reduced> = std::iter::once(first).chain(also.iter().map(|&other| wanted(other))).collect();
-        if let Some(samples) = reduced::decode(source, sampling, &all) {
-            return Ok(Some(all.into_iter().zip(samples).map(|(of, samples)| planes(of, samples)).collect()));
+    let Some(coded) = Coded::read(source, stored_size)? else { return Ok(None) };
+    if !also.is_empty() && !coded.header.progressive {
+        let all: Vec<u8> = std::iter::once(reduction).chain(also.iter().copied()).collect();
+        let wanted: Vec<Reduced> = all.iter().map(|&reduction| coded.reduced(reduction)).collect();
+        if let Some(samples) = reduced::decode(source, coded.sampling(), &wanted) {
+            let planes = |(reduction, samples)| (reduction, coded.planes(reduction, samples));
+            return Ok(Some(all.into_iter().zip(samples).map(planes).collect()));
         }
     }
-    let means = match (reduction, header.progressive) {
-        (8, false) => means::decode(source, sampling, first.luma, first.chroma),
-        (8, true) => progressive::decode(source, sampling, first.luma, first.chroma),
-        _ => None,
-    };
+    let means = if reduction == MEANS { coded.means(source, source) } else { None };
     let samples = match means {
         Some(samples) => samples,
-        None => planes_of_libjpeg(source, stored_size, reduction, found.subsamp)?,
+        None => planes_of_libjpeg(source, stored_size, reduction, coded.subsamp)?,
     };
-    Ok(Some(vec![planes(first, samples)]))
+    Ok(Some(vec![(reduction, coded.planes(reduction, samples))]))
+}
+
+/// As [`decode_planes`], at the reduction of [`MEANS`], without having the file in memory. `None` too where that cannot be done.
+pub fn decode_planes_in_pieces<S: ReadAt + ?Sized>(head: &[u8], source: &S, stored_size: Size) -> Option<Planes> {
+    let coded = Coded::read(head, stored_size).ok()??;
+    let samples = if coded.header.progressive { None } else { coded.means(head, source) };
+    Some(coded.planes(MEANS, samples?))
+}
+
+/// A file in planes of brightness and colour differences.
+struct Coded<'a> {
+    header: Header<'a>,
+    stored_size: Size,
+    subsamp: Subsamp,
+    subsampling: (u8, u8),
+}
+
+impl<'a> Coded<'a> {
+    /// From the beginning of a file, up to the first scan at least. `None` of what is coded otherwise.
+    fn read(head: &'a [u8], stored_size: Size) -> Result<Option<Self>, RenderError> {
+        let header = Header::read(head)?;
+        expect_size(header.size, stored_size)?;
+        if layout(&header)? != Layout::Rgb8 {
+            return Ok(None);
+        }
+        let damaged = |error| corrupt(ImageFormat::Jpeg, error);
+        let found = Decompressor::new().and_then(|mut it| it.read_header(head)).map_err(damaged)?;
+        let subsampling = subsampling(found.subsamp).filter(|_| found.colorspace == Colorspace::YCbCr);
+        Ok(subsampling.map(|subsampling| Self { header, stored_size, subsamp: found.subsamp, subsampling }))
+    }
+
+    fn sampling(&self) -> (u32, u32) {
+        (self.subsampling.0.into(), self.subsampling.1.into())
+    }
+
+    fn reduced(&self, reduction: u8) -> Reduced {
+        let (luma, chroma) = plane_sizes(reduced(self.stored_size, reduction).1, self.subsamp);
+        Reduced { reduction, luma, chroma }
+    }
+
+    /// The samples at the reduction of [`MEANS`]. Of a progressive file, `source` has to be in `head` whole.
+    fn means<S: ReadAt + ?Sized>(&self, head: &[u8], source: &S) -> Option<Vec<u8>> {
+        let Reduced { luma, chroma, .. } = self.reduced(MEANS);
+        match self.header.progressive {
+            false => means::decode(head, source, self.sampling(), luma, chroma),
+            true => progressive::decode(head, self.sampling(), luma, chroma),
+        }
+    }
+
+    fn planes(&self, reduction: u8, samples: Vec<u8>) -> Planes {
+        let Reduced { luma, chroma, .. } = self.reduced(reduction);
+        let (_, size) = reduced(self.stored_size, reduction);
+        let (subsampling, profile) = (self.subsampling, self.header.profile());
+        Planes { size, luma, chroma, subsampling, samples, range: Range::Full, profile }
+    }
 }
 
 /// Pixels that one colour difference stands for, across and down; `None` of what is hardly ever met.
