@@ -20,7 +20,7 @@ use thiserror::Error;
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
-    job::{Answer, DecodeKey, FileId, JobError, Lane, RenderReport, Task, cost},
+    job::{Answer, Decode, FileId, JobError, Lane, RenderReport, Task, cost},
     keeper::Keeper,
     process::{Launcher, Program, WorkerProcess, own_program},
     queue::{Admission, Work},
@@ -319,7 +319,7 @@ impl Pool {
         }
         let output = output.try_clone().map_err(|error| JobError::Output((&error).into()))?;
         let mark = mark.map(File::try_clone).transpose().map_err(|error| JobError::Source((&error).into()))?;
-        let decode = DecodeKey::of(plan, admitted.origin);
+        let decode = Decode::of(plan, admitted.origin);
         let task = Task::Render { plan: plan.clone() };
         let work = Work {
             output: Some(output.into()),

@@ -14,7 +14,10 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::job::{Answer, DecodeKey, FileId, JobError, Lane, Task};
+use super::{
+    job::{Answer, Decode, DecodeKey, FileId, JobError, Lane, Task},
+    worker,
+};
 use crate::{metrics::Metrics, render::limits::OverLimit};
 
 /// How often a job at the head of its lane may be passed over before it goes first. A large job so waits for a bounded
@@ -29,15 +32,21 @@ pub struct Work {
     /// What a render lays on top.
     pub mark: Option<OwnedFd>,
     pub max_source_bytes: u64,
-    /// What to reserve of the budget.
+    /// What to reserve of the budget for the job itself.
     pub memory_bytes: u64,
     pub deadline: Instant,
     /// The source image, which has its fair share and no more.
     pub origin: FileId,
     /// What other jobs may have in common with it.
-    pub decode: Option<DecodeKey>,
+    pub decode: Option<Decode>,
     /// See [`super::job::cost`].
     pub cost: u64,
+}
+
+impl Work {
+    fn wants_one_of(&self, held: &[Decode]) -> bool {
+        self.decode.is_some_and(|wanted| held.iter().any(|held| held.key == wanted.key))
+    }
 }
 
 type Answerer = oneshot::Sender<Result<Answer, JobError>>;
@@ -58,6 +67,8 @@ pub struct Admission {
     metrics: Arc<Metrics>,
     queue_depth: usize,
     budget: u64,
+    /// A worker that was given more than this for a job holds nothing after it.
+    keep_below: u64,
     workers: usize,
 }
 
@@ -75,17 +86,18 @@ struct State {
     closed: bool,
 }
 
-/// A worker without a job, and the decode that it still holds.
+/// A worker without a job, and the decodes that it still holds.
 struct Idle {
     turn: oneshot::Sender<Granted>,
-    holds: Option<DecodeKey>,
+    holds: Vec<Decode>,
 }
 
 /// A job at work.
 struct Running {
     ticket: u64,
     lane: usize,
-    decode: Option<DecodeKey>,
+    /// What its worker decodes for it or holds, and will hold when it is done.
+    holds: Vec<Decode>,
     cost: u64,
     since: Instant,
 }
@@ -136,20 +148,53 @@ impl State {
         queue.insert(place, waiting);
     }
 
-    /// The job that goes next on a worker that holds a decode: one that wants it, of no worse a lane than that of
-    /// [`State::next`], else that one.
-    fn next_for(&self, holds: Option<DecodeKey>, budget: u64, workers: usize) -> Option<(usize, usize)> {
+    /// The job that goes next on a worker that holds decodes: the first that wants one of them, of no worse a lane than that
+    /// of [`State::next`], else that one.
+    fn next_for(&self, holds: &[Decode], budget: u64, workers: usize) -> Option<(usize, usize)> {
         let next = self.next(budget, workers)?;
         let (lane, index) = next;
         let is_impatient = self.lanes[lane][index].passed_over >= PATIENCE[lane];
-        let sharing = holds.filter(|_| !is_impatient).and_then(|key| {
-            let places = (0..=lane).flat_map(|lane| (0..self.lanes[lane].len()).map(move |index| (lane, index)));
-            places.into_iter().find(|&(lane, index)| {
-                let work = &self.lanes[lane][index].work;
-                work.decode == Some(key) && self.reserved + work.memory_bytes <= budget
-            })
+        let mut places = (0..=lane).flat_map(|lane| (0..self.lanes[lane].len()).map(move |index| (lane, index)));
+        let sharing = places.find(|&(lane, index)| {
+            let work = &self.lanes[lane][index].work;
+            work.wants_one_of(holds) && self.reserved + work.memory_bytes <= budget
         });
-        Some(sharing.unwrap_or(next))
+        Some(sharing.filter(|_| !is_impatient).unwrap_or(next))
+    }
+
+    /// Whether a worker makes or has this decode for the job that it does.
+    fn is_decoding(&self, key: DecodeKey) -> bool {
+        self.running.iter().flat_map(|job| &job.holds).any(|held| held.key == key)
+    }
+
+    /// What a worker that holds `holds` shall hold when it has done a job: the job's own decode, and beside it, where it has
+    /// that one, what else it has of the file; where it decodes, what one pass can make for other jobs that wait, unless
+    /// another worker is at it. Jobs that nobody waits for are decoded for by their like only. As much as `most` bytes allow
+    /// together with the job's own; nothing where they do not allow even that. With the bytes to reserve.
+    fn to_hold(&self, lane: usize, work: &Work, holds: &[Decode], most: u64) -> (Vec<Decode>, u64) {
+        let mut bytes = work.memory_bytes;
+        let Some(own) = work.decode.filter(|_| bytes <= most) else { return (Vec::new(), bytes) };
+        let is_beside = |other: &Decode| other.key.file == own.key.file && other.key != own.key;
+        let mut beside: Vec<Decode> = match work.wants_one_of(holds) {
+            true => holds.iter().filter(|held| is_beside(held)).copied().collect(),
+            false => {
+                let lanes = &self.lanes[..=lane.max(Lane::Costly as usize)];
+                let wanted =
+                    lanes.iter().flatten().filter(|job| !job.answer.is_closed()).filter_map(|job| job.work.decode);
+                let together = |other: &Decode| own.goes_along && other.goes_along && !self.is_decoding(other.key);
+                wanted.filter(|other| is_beside(other) && together(other)).collect()
+            }
+        };
+        beside.sort_by_key(|decode| (decode.bytes, decode.key.reduction));
+        beside.dedup_by_key(|decode| decode.key);
+        let mut all = vec![own];
+        for decode in beside {
+            if bytes.saturating_add(decode.bytes) <= most {
+                bytes += decode.bytes;
+                all.push(decode);
+            }
+        }
+        (all, bytes)
     }
 
     /// The lane and place of the job that goes next: the head of the best lane, unless a head elsewhere has been passed over
@@ -168,9 +213,7 @@ impl State {
             return fits(head).then_some((lane, 0));
         }
         // What another worker decodes at this moment is better left to it, if there is anything else to do.
-        let decoding = |job: &Waiting| {
-            job.work.decode.is_some() && self.running.iter().any(|running| running.decode == job.work.decode)
-        };
+        let decoding = |job: &Waiting| job.work.decode.is_some_and(|decode| self.is_decoding(decode.key));
         let apart = || {
             let place = |lane: usize| self.lanes[lane].iter().position(|job| !decoding(job)).map(|at| (lane, at));
             lanes().filter(|lane| *lane != warm).filter_map(place).find(|&(lane, at)| fits(&self.lanes[lane][at]))
@@ -204,7 +247,8 @@ impl State {
 
 impl Admission {
     pub fn new(queue_depth: usize, budget: u64, workers: usize, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), metrics, queue_depth, budget, workers })
+        let keep_below = worker::keep_below(budget);
+        Arc::new(Self { state: Mutex::default(), metrics, queue_depth, budget, keep_below, workers })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -255,9 +299,10 @@ impl Admission {
         Ok(Place { admission: self.clone(), lane, ticket, deadline, answer })
     }
 
-    /// Registers an idle worker, and the decode it still holds; the receiver gets its next job, or an error once the queue
+    /// Registers an idle worker, and the decodes it still holds; the receiver gets its next job, or an error once the queue
     /// is closed.
-    pub fn turn(self: &Arc<Self>, holds: Option<DecodeKey>) -> oneshot::Receiver<Granted> {
+    pub fn turn(self: &Arc<Self>, holds: impl IntoIterator<Item = Decode>) -> oneshot::Receiver<Granted> {
+        let holds = holds.into_iter().collect();
         let (sender, receiver) = oneshot::channel();
         let mut state = self.lock();
         if !state.closed {
@@ -292,7 +337,7 @@ impl Admission {
                 continue; // that worker died while it was idle
             }
             let now = Instant::now();
-            let Some((lane, index)) = state.next_for(idle.holds, self.budget, self.workers) else {
+            let Some((lane, index)) = state.next_for(&idle.holds, self.budget, self.workers) else {
                 state.idle.push_front(idle);
                 return;
             };
@@ -309,12 +354,13 @@ impl Admission {
             }
             state.rounds[lane] = state.rounds[lane].max(waiting.round);
             self.metrics.render_stage("queue", now - waiting.since);
-            let Work { memory_bytes: bytes, decode, cost, .. } = waiting.work;
-            let ticket = waiting.ticket;
+            let (ticket, cost) = (waiting.ticket, waiting.work.cost);
+            let most = self.keep_below.min(self.budget.saturating_sub(state.reserved));
+            let (holds, bytes) = state.to_hold(lane, &waiting.work, &idle.holds, most);
             state.reserved += bytes;
-            state.running.push(Running { ticket, lane, decode, cost, since: now });
+            state.running.push(Running { ticket, lane, holds: holds.clone(), cost, since: now });
             let reservation = Reservation { admission: Some(self.clone()), ticket, bytes };
-            if let Err(mut refused) = idle.turn.send(Granted { waiting, reservation }) {
+            if let Err(mut refused) = idle.turn.send(Granted { waiting, holds, reservation }) {
                 // The worker died since it was asked. The lock is held, so the reservation must not give itself back.
                 refused.reservation.admission = None;
                 state.reserved -= bytes;
@@ -380,6 +426,7 @@ impl Drop for Place {
 /// A job that may start: its memory is reserved.
 pub struct Granted {
     waiting: Waiting,
+    holds: Vec<Decode>,
     reservation: Reservation,
 }
 
@@ -388,9 +435,19 @@ impl Granted {
         &self.waiting.work
     }
 
+    /// What the worker is to hold when it is done: the job's own decode, and others of the same file.
+    pub fn holds(&self) -> &[Decode] {
+        &self.holds
+    }
+
+    /// What is reserved of the budget: the job's own, and the planes of the other decodes.
+    pub fn memory_bytes(&self) -> u64 {
+        self.reservation.bytes
+    }
+
     /// Gives the memory and the descriptors back, then answers.
     pub fn finish(self, answer: Result<Answer, JobError>) {
-        let Self { waiting: Waiting { work, answer: answerer, .. }, reservation } = self;
+        let Self { waiting: Waiting { work, answer: answerer, .. }, reservation, .. } = self;
         drop(reservation);
         drop(work);
         drop(answerer.send(answer)); // nobody may be left to hear it

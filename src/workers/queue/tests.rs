@@ -49,6 +49,11 @@ fn file(inode: u64) -> FileId {
     serde_json::from_str(&format!("[1, {inode}, 1, 1, 1]")).unwrap()
 }
 
+/// A decode of the seventh file.
+fn decode(reduction: u8, goes_along: bool) -> Decode {
+    Decode { key: DecodeKey { file: file(7), reduction }, bytes: 10, cost: 1, goes_along }
+}
+
 fn admission(queue_depth: usize, budget: u64) -> Arc<Admission> {
     Admission::new(queue_depth, budget, 2, Arc::new(Metrics::new()))
 }
@@ -156,7 +161,7 @@ fn a_source_with_many_jobs_lets_others_have_their_turn() {
 #[test]
 fn a_decode_is_shared_by_those_who_wait_and_left_to_who_has_it() {
     let queue = admission(100, 1_000);
-    let key = |reduction| Some(DecodeKey { file: file(7), reduction });
+    let key = |reduction| Some(decode(reduction, false));
     let job = |bytes, decode| Work { origin: file(7), decode, ..work(bytes) };
     let _places = [(1, key(8)), (2, key(4)), (3, key(8)), (4, key(2)), (5, key(8))]
         .map(|(bytes, decode)| queue.enter(Lane::Cheap, job(bytes, decode)).ok().unwrap());
@@ -235,4 +240,67 @@ async fn what_nobody_wants_leaves_the_queue_unless_it_has_begun() {
     tokio::task::yield_now().await;
     granted.finish(Err(JobError::Lost));
     assert_eq!(answer.await.unwrap().unwrap_err(), JobError::Lost);
+}
+
+/// What a job is to leave held beside its own decode, as reductions.
+fn beside(granted: &Granted) -> Vec<u8> {
+    let own = granted.work().decode;
+    granted.holds().iter().filter(|held| Some(**held) != own).map(|held| held.key.reduction).collect()
+}
+
+#[test]
+fn a_job_is_decoded_together_with_what_others_want_of_its_file() {
+    let budget = 4_000; // held after a job of up to a quarter
+    let queue = admission(100, budget);
+    let job = |bytes, reduction| Work { decode: Some(decode(reduction, true)), origin: file(7), ..work(bytes) };
+    let other = Decode { key: DecodeKey { file: file(8), reduction: 2 }, ..decode(2, true) };
+    let progressive = Work { decode: Some(decode(2, false)), ..job(1, 2) };
+    let mut places = vec![
+        queue.enter(Lane::Cheap, job(100, 4)).ok().unwrap(),
+        queue.enter(Lane::Costly, job(100, 8)).ok().unwrap(),
+        queue.enter(Lane::Cheap, job(100, 8)).ok().unwrap(),
+        queue.enter(Lane::Cheap, progressive).ok().unwrap(),
+        queue.enter(Lane::Warm, job(100, 2)).ok().unwrap(),
+        queue.enter(Lane::Cheap, Work { decode: Some(other), origin: file(8), ..work(100) }).ok().unwrap(),
+    ];
+    let first = queue.turn(None).try_recv().unwrap();
+    assert_eq!((first.work().decode, beside(&first), first.memory_bytes()), (Some(decode(4, true)), vec![8], 110));
+    assert_eq!(queue.load().2, 110);
+    // A running job decodes the eighth already.
+    places.push(queue.enter(Lane::Cheap, job(100, 1)).ok().unwrap());
+    let second = queue.turn([decode(2, false)]).try_recv().unwrap();
+    assert_eq!((second.work().decode, beside(&second)), (Some(decode(2, false)), vec![]));
+    // What a worker holds stays with it.
+    first.finish(Err(JobError::Lost));
+    second.finish(Err(JobError::Lost));
+    let third = queue.turn([decode(4, true), decode(8, true)]).try_recv().unwrap();
+    assert_eq!((third.work().decode, beside(&third), third.memory_bytes()), (Some(decode(8, true)), vec![4], 110));
+}
+
+#[test]
+fn what_does_not_fit_is_not_decoded_along() {
+    for (bytes, along) in [(980, vec![8, 4]), (981, vec![8]), (992, vec![])] {
+        let queue = admission(100, 4_000);
+        let job = |bytes, reduction, planes| {
+            let decode = Decode { bytes: planes, ..decode(reduction, true) };
+            queue.enter(Lane::Cheap, Work { decode: Some(decode), cost: bytes, origin: file(7), ..work(bytes) })
+        };
+        let _places = [job(bytes, 2, 40), job(1, 4, 11), job(1, 8, 9)].map(|place| place.ok().unwrap());
+        let granted = queue.turn(None).try_recv().unwrap();
+        assert_eq!((granted.work().memory_bytes, beside(&granted)), (bytes, along));
+    }
+    // Nothing at all is held after a job of more than a quarter, nor waited for.
+    let queue = admission(100, 4_000);
+    let large = Work { decode: Some(decode(2, true)), ..work(1_001) };
+    let _places =
+        [large, Work { decode: Some(decode(4, true)), ..work(1) }].map(|job| queue.enter(Lane::Cheap, job).ok());
+    assert_eq!(queue.turn(None).try_recv().unwrap().holds(), []);
+}
+
+#[test]
+fn what_nobody_waits_for_is_decoded_along_by_its_like() {
+    let queue = admission(100, 4_000);
+    let job = |reduction| Work { decode: Some(decode(reduction, true)), origin: file(7), ..work(1) };
+    let _places = [2, 8].map(|reduction| queue.enter(Lane::Warm, job(reduction)).ok().unwrap());
+    assert_eq!(beside(&queue.turn(None).try_recv().unwrap()), [8]);
 }
