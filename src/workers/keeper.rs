@@ -4,6 +4,7 @@
 
 use std::{
     os::fd::AsFd,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::{
@@ -46,28 +48,42 @@ impl Keeper {
 
     /// Works until the queue is closed. Takes the worker along when it ends.
     pub(super) async fn run(mut self) {
-        while let Some(granted) = self.next_job().await {
-            let answer = self.complete(&granted).await;
-            granted.finish(answer);
+        let mut turn = None;
+        while let Some(granted) = self.next_job(turn.take()).await {
+            let answer = {
+                let mut done = pin!(self.complete(&granted));
+                tokio::select! {
+                    answer = &mut done => answer,
+                    () = granted.late() => done.await,
+                }
+            };
             let recycle_after = self.shared.config.recycle_after_jobs;
-            if self.worker.as_ref().is_some_and(|worker| recycle_after > 0 && worker.jobs >= recycle_after) {
-                self.shared.metrics.worker_died("recycled");
-                self.discard();
+            let is_worn = |worker: &WorkerProcess| recycle_after > 0 && worker.jobs >= recycle_after;
+            match &self.worker {
+                Some(worker) if !is_worn(worker) => turn = Some(granted.finish_and_turn(answer, worker.holds.clone())),
+                Some(_) => {
+                    granted.finish(answer);
+                    self.shared.metrics.worker_died("recycled");
+                    self.discard();
+                }
+                None => granted.finish(answer),
             }
         }
         self.discard();
     }
 
-    /// Waits for a job with a worker at hand; `None` once the queue is closed.
-    async fn next_job(&mut self) -> Option<Granted> {
+    /// Waits for a job with a worker at hand, in the turn that it has taken already or in a new one; `None` once the queue is
+    /// closed.
+    async fn next_job(&mut self, mut taken: Option<oneshot::Receiver<Granted>>) -> Option<Granted> {
         let shared = self.shared.clone();
         loop {
             let closing = shared.closing();
             let worker = tokio::select! {
+                biased;
                 worker = self.ready_worker() => worker,
                 () = closing => return None,
             };
-            let mut turn = shared.admission.turn(worker.holds.iter().copied());
+            let mut turn = taken.take().unwrap_or_else(|| shared.admission.turn(worker.holds.iter().copied()));
             tokio::select! {
                 biased;
                 granted = &mut turn => return granted.ok(),

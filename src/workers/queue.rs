@@ -2,7 +2,7 @@
 //!
 //! All decisions are made under one lock that is never held across an `.await`; both gauges are set under it too, so they
 //! are always true. A job enters by [`Admission::enter`], a worker's keeper asks by [`Admission::turn`], and whatever makes a
-//! job startable (it came, a worker got free, memory was given back, a waiter left) calls `dispatch`.
+//! job startable (it came, a worker got free, memory was given back, a waiter left, a job is late) calls `dispatch`.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -23,6 +23,9 @@ use crate::{metrics::Metrics, render::limits::OverLimit};
 /// How often a job at the head of its lane may be passed over before it goes first. A large job so waits for a bounded
 /// number of small ones, and a warm one for a bounded number of clients.
 const PATIENCE: [u32; Lane::COUNT] = [8, 16, 64];
+
+/// When a job is so late that its decode is not waited for any more: after so long, and so many times what was expected.
+const LATE: (Duration, u32) = (Duration::from_millis(50), 4);
 
 /// What a worker needs to do a job.
 pub struct Work {
@@ -45,7 +48,13 @@ pub struct Work {
 
 impl Work {
     fn wants_one_of(&self, held: &[Decode]) -> bool {
-        self.decode.is_some_and(|wanted| held.iter().any(|held| held.key == wanted.key))
+        self.cost_beside(held).is_some()
+    }
+
+    /// What a job costs that wants one of these decodes, on a worker that holds them.
+    fn cost_beside(&self, held: &[Decode]) -> Option<u64> {
+        let decode = self.decode.filter(|wanted| held.iter().any(|held| held.key == wanted.key))?;
+        Some(self.cost.saturating_sub(decode.cost))
     }
 }
 
@@ -100,6 +109,16 @@ struct Running {
     holds: Vec<Decode>,
     cost: u64,
     since: Instant,
+    /// It has taken so long that nobody counts on what its worker decodes.
+    is_late: bool,
+}
+
+/// A job that goes next.
+struct Next {
+    lane: usize,
+    index: usize,
+    /// Whether it is better left to a worker that is at work, and goes on no other.
+    is_left: bool,
 }
 
 /// How long a unit of cost has taken of late, on one worker.
@@ -148,23 +167,39 @@ impl State {
         queue.insert(place, waiting);
     }
 
-    /// The job that goes next on a worker that holds decodes: the first that wants one of them, of no worse a lane than that
-    /// of [`State::next`], else that one.
-    fn next_for(&self, holds: &[Decode], budget: u64, workers: usize) -> Option<(usize, usize)> {
-        let next = self.next(budget, workers)?;
-        let (lane, index) = next;
+    /// The idle worker and the job that go together next: a worker that holds a decode and the first job that wants it, of no
+    /// worse a lane than that of [`State::next`]; else that job, and the worker that has been idle longest.
+    fn pair(&self, budget: u64, workers: usize) -> Option<(usize, (usize, usize))> {
+        let Next { lane, index, is_left } = self.next(budget, workers)?;
         let is_impatient = self.lanes[lane][index].passed_over >= PATIENCE[lane];
-        let mut places = (0..=lane).flat_map(|lane| (0..self.lanes[lane].len()).map(move |index| (lane, index)));
-        let sharing = places.find(|&(lane, index)| {
-            let work = &self.lanes[lane][index].work;
-            work.wants_one_of(holds) && self.reserved + work.memory_bytes <= budget
-        });
-        Some(sharing.filter(|_| !is_impatient).unwrap_or(next))
+        let places = || (0..=lane).flat_map(|lane| (0..self.lanes[lane].len()).map(move |index| (lane, index)));
+        let shared_by = |idle: &Idle| {
+            places().find(|&(lane, index)| {
+                let work = &self.lanes[lane][index].work;
+                work.wants_one_of(&idle.holds) && self.reserved + work.memory_bytes <= budget
+            })
+        };
+        let mut sharing = self.idle.iter().enumerate().filter_map(|(at, idle)| Some((at, shared_by(idle)?)));
+        let sharing = if is_impatient { None } else { sharing.next() };
+        sharing.or((!is_left && !self.idle.is_empty()).then_some((0, (lane, index))))
     }
 
     /// Whether a worker makes or has this decode for the job that it does.
     fn is_decoding(&self, key: DecodeKey) -> bool {
-        self.running.iter().flat_map(|job| &job.holds).any(|held| held.key == key)
+        self.decoding(key).is_some()
+    }
+
+    fn decoding(&self, key: DecodeKey) -> Option<&Running> {
+        self.running.iter().find(|job| !job.is_late && job.holds.iter().any(|held| held.key == key))
+    }
+
+    /// Whether a job is sooner done by the worker that makes or has its decode, behind all that want something of the same,
+    /// than by another one that decodes again.
+    fn is_better_left(&self, job: &Waiting) -> bool {
+        let Some(running) = job.work.decode.and_then(|decode| self.decoding(decode.key)) else { return false };
+        let behind: u64 = self.lanes.iter().flatten().filter_map(|job| job.work.cost_beside(&running.holds)).sum();
+        let rest = self.pace.of(running.cost).saturating_sub(running.since.elapsed());
+        rest + self.pace.of(behind) <= self.pace.of(job.work.cost)
     }
 
     /// What a worker that holds `holds` shall hold when it has done a job: the job's own decode, and beside it, where it has
@@ -200,7 +235,8 @@ impl State {
     /// The lane and place of the job that goes next: the head of the best lane, unless a head elsewhere has been passed over
     /// often enough. A head that does not fit the memory left is passed over too, until its patience ends: then all wait
     /// for it.
-    fn next(&self, budget: u64, workers: usize) -> Option<(usize, usize)> {
+    fn next(&self, budget: u64, workers: usize) -> Option<Next> {
+        let goes = |(lane, index)| Next { lane, index, is_left: false };
         let warm = Lane::Warm as usize;
         // One worker stays free for those that somebody waits for.
         let warm_may = self.running.iter().filter(|job| job.lane == warm).count() + 1 < workers.max(2);
@@ -210,7 +246,7 @@ impl State {
             .filter_map(|lane| Some((lane, self.lanes[lane].front()?)))
             .find(|(lane, head)| head.passed_over >= PATIENCE[*lane]);
         if let Some((lane, head)) = impatient {
-            return fits(head).then_some((lane, 0));
+            return fits(head).then_some(goes((lane, 0)));
         }
         // What another worker decodes at this moment is better left to it, if there is anything else to do.
         let decoding = |job: &Waiting| job.work.decode.is_some_and(|decode| self.is_decoding(decode.key));
@@ -227,12 +263,12 @@ impl State {
         if lane != warm && clients().all(|place| job(place).work.origin == head.work.origin) {
             let longest = clients().filter(|&place| fits(job(place)) && !decoding(job(place)));
             if let Some(place) = longest.max_by_key(|&place| (job(place).work.cost, std::cmp::Reverse(place))) {
-                return Some(place);
+                return Some(goes(place));
             }
         }
         match decoding(head) {
-            true => apart().or(Some((lane, 0))),
-            false => Some((lane, 0)),
+            true => apart().map(goes).or_else(|| Some(Next { lane, index: 0, is_left: self.is_better_left(head) })),
+            false => Some(goes((lane, 0))),
         }
     }
 
@@ -332,21 +368,17 @@ impl Admission {
 
     /// Brings jobs and idle workers together as long as both are there and the memory lasts.
     fn dispatch(self: &Arc<Self>, state: &mut State) {
-        while let Some(idle) = state.idle.pop_front() {
-            if idle.turn.is_closed() {
-                continue; // that worker died while it was idle
-            }
+        loop {
+            // Some may have died while they were idle.
+            state.idle.retain(|idle| !idle.turn.is_closed());
             let now = Instant::now();
-            let Some((lane, index)) = state.next_for(&idle.holds, self.budget, self.workers) else {
-                state.idle.push_front(idle);
-                return;
-            };
+            let Some((at, (lane, index))) = state.pair(self.budget, self.workers) else { return };
             let Some(waiting) = state.lanes[lane].remove(index) else { return };
             if waiting.work.deadline <= now || waiting.answer.is_closed() {
-                state.idle.push_front(idle);
                 drop(waiting.answer.send(Err(JobError::TimedOut { started: false })));
                 continue;
             }
+            let Some(idle) = state.idle.remove(at) else { return };
             for (other, queue) in state.lanes.iter_mut().enumerate() {
                 // Within the lane too: a job that wants what the worker holds goes before the head.
                 let passed = other != lane || index > 0;
@@ -354,13 +386,15 @@ impl Admission {
             }
             state.rounds[lane] = state.rounds[lane].max(waiting.round);
             self.metrics.render_stage("queue", now - waiting.since);
-            let (ticket, cost) = (waiting.ticket, waiting.work.cost);
+            let ticket = waiting.ticket;
+            let cost = waiting.work.cost_beside(&idle.holds).unwrap_or(waiting.work.cost);
+            let late_at = now + LATE.0 + LATE.1 * state.pace.of(cost);
             let most = self.keep_below.min(self.budget.saturating_sub(state.reserved));
             let (holds, bytes) = state.to_hold(lane, &waiting.work, &idle.holds, most);
             state.reserved += bytes;
-            state.running.push(Running { ticket, lane, holds: holds.clone(), cost, since: now });
+            state.running.push(Running { ticket, lane, holds: holds.clone(), cost, since: now, is_late: false });
             let reservation = Reservation { admission: Some(self.clone()), ticket, bytes };
-            if let Err(mut refused) = idle.turn.send(Granted { waiting, holds, reservation }) {
+            if let Err(mut refused) = idle.turn.send(Granted { waiting, holds, late_at, reservation }) {
                 // The worker died since it was asked. The lock is held, so the reservation must not give itself back.
                 refused.reservation.admission = None;
                 state.reserved -= bytes;
@@ -427,6 +461,7 @@ impl Drop for Place {
 pub struct Granted {
     waiting: Waiting,
     holds: Vec<Decode>,
+    late_at: Instant,
     reservation: Reservation,
 }
 
@@ -445,10 +480,28 @@ impl Granted {
         self.reservation.bytes
     }
 
+    /// Returns when the job is late: whoever wants what it decodes need not wait for it from then on.
+    pub async fn late(&self) {
+        tokio::time::sleep_until(self.late_at.into()).await;
+        self.reservation.note_late();
+    }
+
     /// Gives the memory and the descriptors back, then answers.
     pub fn finish(self, answer: Result<Answer, JobError>) {
-        let Self { waiting: Waiting { work, answer: answerer, .. }, reservation, .. } = self;
-        drop(reservation);
+        self.end(answer, None);
+    }
+
+    /// As [`Granted::finish`], and as [`Admission::turn`] in the same moment: what the worker can go on with is begun by nobody
+    /// else in between.
+    pub fn finish_and_turn(self, answer: Result<Answer, JobError>, holds: Vec<Decode>) -> oneshot::Receiver<Granted> {
+        let (turn, receiver) = oneshot::channel();
+        self.end(answer, Some(Idle { turn, holds }));
+        receiver
+    }
+
+    fn end(self, answer: Result<Answer, JobError>, idle: Option<Idle>) {
+        let Self { waiting: Waiting { work, answer: answerer, .. }, mut reservation, .. } = self;
+        reservation.give_back(idle);
         drop(work);
         drop(answerer.send(answer)); // nobody may be left to hear it
     }
@@ -461,18 +514,37 @@ struct Reservation {
     bytes: u64,
 }
 
-impl Drop for Reservation {
-    fn drop(&mut self) {
+impl Reservation {
+    fn note_late(&self) {
         if let Some(admission) = &self.admission {
+            let mut state = admission.lock();
+            state.running.iter_mut().filter(|job| job.ticket == self.ticket).for_each(|job| job.is_late = true);
+            admission.dispatch(&mut state);
+            admission.publish(&state);
+        }
+    }
+
+    /// Gives the memory back, once, and has the worker wait for its next job, if it shall.
+    fn give_back(&mut self, idle: Option<Idle>) {
+        if let Some(admission) = self.admission.take() {
             let mut state = admission.lock();
             state.reserved -= self.bytes;
             if let Some(at) = state.running.iter().position(|job| job.ticket == self.ticket) {
                 let job = state.running.swap_remove(at);
                 state.pace.note(job.cost, job.since.elapsed());
             }
+            if !state.closed {
+                state.idle.extend(idle);
+            }
             admission.dispatch(&mut state);
             admission.publish(&state);
         }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.give_back(None);
     }
 }
 

@@ -304,3 +304,36 @@ fn what_nobody_waits_for_is_decoded_along_by_its_like() {
     let _places = [2, 8].map(|reduction| queue.enter(Lane::Warm, job(reduction)).ok().unwrap());
     assert_eq!(beside(&queue.turn(None).try_recv().unwrap()), [8]);
 }
+
+#[test]
+fn what_a_worker_holds_goes_to_it_and_not_to_one_that_has_been_idle_longer() {
+    let queue = admission(100, 4_000);
+    let mut other = queue.turn(None);
+    let mut holder = queue.turn([decode(8, true)]);
+    let job = || Work { decode: Some(decode(8, true)), origin: file(7), cost: 5, ..work(1) };
+    let _first = queue.enter(Lane::Cheap, job()).ok().unwrap();
+    let granted = holder.try_recv().unwrap();
+    assert!(other.try_recv().is_err());
+    granted.finish(Err(JobError::Lost));
+}
+
+#[test]
+fn a_decode_under_way_is_waited_for_as_long_as_that_is_sooner_and_no_longer() {
+    let queue = admission(100, 4_000);
+    let job = |cost| Work { decode: Some(Decode { cost: 90, ..decode(8, true) }), origin: file(7), cost, ..work(1) };
+    let _first = queue.enter(Lane::Cheap, job(95)).ok().unwrap();
+    let running = queue.turn([decode(8, true)]).try_recv().unwrap(); // five left to do of it
+    let _second = queue.enter(Lane::Cheap, job(93)).ok().unwrap();
+    let mut idle = queue.turn(None);
+    assert!(idle.try_recv().is_err());
+    let _else = queue.enter(Lane::Cheap, Work { origin: file(8), ..work(2) }).ok().unwrap();
+    assert_eq!(idle.try_recv().unwrap().work().memory_bytes, 2);
+    // The worker that has it goes on with it, and nobody comes before it.
+    let mut idle = queue.turn(None);
+    let running = running.finish_and_turn(Err(JobError::Lost), vec![decode(8, true)]).try_recv().unwrap();
+    assert_eq!(running.work().cost, 93);
+    let _third = queue.enter(Lane::Cheap, job(94)).ok().unwrap();
+    assert!(idle.try_recv().is_err());
+    running.reservation.note_late();
+    assert_eq!(idle.try_recv().unwrap().work().cost, 94);
+}
