@@ -2,17 +2,24 @@
 //!
 //! All decisions are made under one lock that is never held across an `.await`; both gauges are set under it too, so they
 //! are always true. A job enters by [`Admission::enter`], a worker's keeper asks by [`Admission::turn`], and whatever makes a
-//! job startable (it came, a worker got free, memory was given back, a waiter left, a job is late) calls `dispatch`.
+//! job startable (it came, a worker got free, memory was given back, a waiter left, a job is late, nobody is waited for any
+//! more) calls `dispatch`.
 #![forbid(unsafe_code)]
 
+mod company;
+
 use std::{
-    collections::VecDeque,
+    collections::{VecDeque, hash_map::RandomState},
     os::fd::OwnedFd,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
+
+pub use company::Coming;
+use company::Companies;
 
 use super::{
     job::{Answer, Decode, DecodeKey, FileId, JobError, Lane, Task},
@@ -44,6 +51,8 @@ pub struct Work {
     pub decode: Option<Decode>,
     /// See [`super::job::cost`].
     pub cost: u64,
+    /// That it was expected, with others.
+    pub coming: Option<Coming>,
 }
 
 impl Work {
@@ -65,6 +74,8 @@ struct Waiting {
     /// Its place in the lane: the turn in which its source image would come to it if each in turn had one job done.
     round: u64,
     work: Work,
+    /// Whom it waits for, if any of them is on the way.
+    company: Option<u64>,
     answer: Answerer,
     since: Instant,
     passed_over: u32,
@@ -79,6 +90,7 @@ pub struct Admission {
     /// A worker that was given more than this for a job holds nothing after it.
     keep_below: u64,
     workers: usize,
+    hasher: RandomState,
 }
 
 #[derive(Default)]
@@ -91,6 +103,7 @@ struct State {
     next_ticket: u64,
     reserved: u64,
     running: Vec<Running>,
+    companies: Companies,
     pace: Pace,
     closed: bool,
 }
@@ -169,19 +182,30 @@ impl State {
 
     /// The idle worker and the job that go together next: a worker that holds a decode and the first job that wants it, of no
     /// worse a lane than that of [`State::next`]; else that job, and the worker that has been idle longest.
-    fn pair(&self, budget: u64, workers: usize) -> Option<(usize, (usize, usize))> {
-        let Next { lane, index, is_left } = self.next(budget, workers)?;
+    fn pair(&self, now: Instant, budget: u64, workers: usize) -> Option<(usize, (usize, usize))> {
+        let Next { lane, index, is_left } = self.next(now, budget, workers)?;
         let is_impatient = self.lanes[lane][index].passed_over >= PATIENCE[lane];
         let places = || (0..=lane).flat_map(|lane| (0..self.lanes[lane].len()).map(move |index| (lane, index)));
         let shared_by = |idle: &Idle| {
             places().find(|&(lane, index)| {
-                let work = &self.lanes[lane][index].work;
-                work.wants_one_of(&idle.holds) && self.reserved + work.memory_bytes <= budget
+                let job = &self.lanes[lane][index];
+                let fits = self.reserved + job.work.memory_bytes <= budget;
+                fits && job.work.wants_one_of(&idle.holds) && self.may_begin(job, now)
             })
         };
         let mut sharing = self.idle.iter().enumerate().filter_map(|(at, idle)| Some((at, shared_by(idle)?)));
         let sharing = if is_impatient { None } else { sharing.next() };
         sharing.or((!is_left && !self.idle.is_empty()).then_some((0, (lane, index))))
+    }
+
+    /// Whether a job waits for nobody who comes with it.
+    fn may_begin(&self, job: &Waiting, now: Instant) -> bool {
+        !job.company.is_some_and(|company| self.companies.waits(company, now))
+    }
+
+    /// The first of a lane that may begin: its head.
+    fn head(&self, lane: usize, now: Instant) -> Option<(usize, &Waiting)> {
+        self.lanes[lane].iter().enumerate().find(|(_, job)| self.may_begin(job, now))
     }
 
     /// Whether a worker makes or has this decode for the job that it does.
@@ -235,40 +259,39 @@ impl State {
     /// The lane and place of the job that goes next: the head of the best lane, unless a head elsewhere has been passed over
     /// often enough. A head that does not fit the memory left is passed over too, until its patience ends: then all wait
     /// for it.
-    fn next(&self, budget: u64, workers: usize) -> Option<Next> {
+    fn next(&self, now: Instant, budget: u64, workers: usize) -> Option<Next> {
         let goes = |(lane, index)| Next { lane, index, is_left: false };
         let warm = Lane::Warm as usize;
         // One worker stays free for those that somebody waits for.
         let warm_may = self.running.iter().filter(|job| job.lane == warm).count() + 1 < workers.max(2);
         let lanes = || (0..Lane::COUNT).filter(|lane| *lane != warm || warm_may);
         let fits = |job: &Waiting| self.reserved + job.work.memory_bytes <= budget;
-        let impatient = lanes()
-            .filter_map(|lane| Some((lane, self.lanes[lane].front()?)))
-            .find(|(lane, head)| head.passed_over >= PATIENCE[*lane]);
-        if let Some((lane, head)) = impatient {
-            return fits(head).then_some(goes((lane, 0)));
+        let heads = || lanes().filter_map(|lane| self.head(lane, now).map(|(index, head)| (lane, index, head)));
+        if let Some((lane, index, head)) = heads().find(|(lane, _, head)| head.passed_over >= PATIENCE[*lane]) {
+            return fits(head).then_some(goes((lane, index)));
         }
         // What another worker decodes at this moment is better left to it, if there is anything else to do.
         let decoding = |job: &Waiting| job.work.decode.is_some_and(|decode| self.is_decoding(decode.key));
         let apart = || {
-            let place = |lane: usize| self.lanes[lane].iter().position(|job| !decoding(job)).map(|at| (lane, at));
+            let may = |job: &Waiting| !decoding(job) && self.may_begin(job, now);
+            let place = |lane: usize| self.lanes[lane].iter().position(may).map(|at| (lane, at));
             lanes().filter(|lane| *lane != warm).filter_map(place).find(|&(lane, at)| fits(&self.lanes[lane][at]))
         };
-        let (lane, head) =
-            lanes().filter_map(|lane| Some((lane, self.lanes[lane].front()?))).find(|(_, head)| fits(head))?;
+        let (lane, index, head) = heads().find(|(.., head)| fits(head))?;
         // Nobody else waits: of one picture's sizes, which are one page's, the longest first, so that the last is ready
         // soonest.
         let clients = || (0..warm).flat_map(|lane| (0..self.lanes[lane].len()).map(move |at| (lane, at)));
         let job = |(lane, at): (usize, usize)| &self.lanes[lane][at];
         if lane != warm && clients().all(|place| job(place).work.origin == head.work.origin) {
-            let longest = clients().filter(|&place| fits(job(place)) && !decoding(job(place)));
+            let may = |job: &Waiting| fits(job) && !decoding(job) && self.may_begin(job, now);
+            let longest = clients().filter(|&place| may(job(place)));
             if let Some(place) = longest.max_by_key(|&place| (job(place).work.cost, std::cmp::Reverse(place))) {
                 return Some(goes(place));
             }
         }
         match decoding(head) {
-            true => apart().map(goes).or_else(|| Some(Next { lane, index: 0, is_left: self.is_better_left(head) })),
-            false => Some(goes((lane, 0))),
+            true => apart().map(goes).or_else(|| Some(Next { lane, index, is_left: self.is_better_left(head) })),
+            false => Some(goes((lane, index))),
         }
     }
 
@@ -284,7 +307,8 @@ impl State {
 impl Admission {
     pub fn new(queue_depth: usize, budget: u64, workers: usize, metrics: Arc<Metrics>) -> Arc<Self> {
         let keep_below = worker::keep_below(budget);
-        Arc::new(Self { state: Mutex::default(), metrics, queue_depth, budget, keep_below, workers })
+        let hasher = RandomState::new();
+        Arc::new(Self { state: Mutex::default(), metrics, queue_depth, budget, keep_below, workers, hasher })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -297,7 +321,9 @@ impl Admission {
     /// # Errors
     /// At once when the job could never fit the budget, when the queue is full or closed, or so long that the job's turn
     /// would come after its deadline. A client's job takes the place of the youngest warm one rather than be refused.
-    pub fn enter(self: &Arc<Self>, lane: Lane, work: Work) -> Result<Place, JobError> {
+    pub fn enter(self: &Arc<Self>, lane: Lane, mut work: Work) -> Result<Place, JobError> {
+        // Before the lock: one that is refused gives notice by being dropped after it.
+        let coming = work.coming.take();
         if work.memory_bytes > self.budget {
             return Err(OverLimit::Memory { needed: work.memory_bytes, limit: self.budget }.into());
         }
@@ -317,9 +343,15 @@ impl Admission {
         // probe has taken the place meanwhile.
         let is_probe = matches!(work.task, Task::Probe);
         let depth = if is_probe { self.queue_depth } else { self.queue_depth + self.queue_depth / 8 };
-        let waiting = Waiting { ticket, round: 0, work, answer: sender, since: now, passed_over: 0 };
+        let (company, goes_at) = coming.map(|coming| coming.arrive(&mut state.companies, now)).unzip();
+        let waiting = Waiting { ticket, round: 0, work, company, answer: sender, since: now, passed_over: 0 };
         state.queue(lane as usize, waiting);
         self.dispatch(&mut state);
+        if state.waiting() > depth {
+            // No place is taken by one that only waits for company.
+            state.companies.set_out(now);
+            self.dispatch(&mut state);
+        }
         if state.waiting() > depth {
             let displaced = if lane == Lane::Warm { None } else { state.lanes[Lane::Warm as usize].pop_back() };
             match displaced {
@@ -332,7 +364,7 @@ impl Admission {
             }
         }
         self.publish(&state);
-        Ok(Place { admission: self.clone(), lane, ticket, deadline, answer })
+        Ok(Place { admission: self.clone(), lane, ticket, deadline, goes_at: goes_at.flatten(), answer })
     }
 
     /// Registers an idle worker, and the decodes it still holds; the receiver gets its next job, or an error once the queue
@@ -372,17 +404,20 @@ impl Admission {
             // Some may have died while they were idle.
             state.idle.retain(|idle| !idle.turn.is_closed());
             let now = Instant::now();
-            let Some((at, (lane, index))) = state.pair(self.budget, self.workers) else { return };
+            let Some((at, (lane, index))) = state.pair(now, self.budget, self.workers) else { return };
+            let was_head = state.head(lane, now).is_some_and(|(head, _)| head == index);
             let Some(waiting) = state.lanes[lane].remove(index) else { return };
             if waiting.work.deadline <= now || waiting.answer.is_closed() {
                 drop(waiting.answer.send(Err(JobError::TimedOut { started: false })));
                 continue;
             }
             let Some(idle) = state.idle.remove(at) else { return };
-            for (other, queue) in state.lanes.iter_mut().enumerate() {
-                // Within the lane too: a job that wants what the worker holds goes before the head.
-                let passed = other != lane || index > 0;
-                queue.front_mut().filter(|_| passed).into_iter().for_each(|head| head.passed_over += 1);
+            // Within the lane too: a job that wants what the worker holds goes before the head.
+            for other in (0..Lane::COUNT).filter(|&other| other != lane || !was_head) {
+                let head = state.head(other, now).map(|(head, _)| head);
+                head.and_then(|head| state.lanes[other].get_mut(head))
+                    .into_iter()
+                    .for_each(|head| head.passed_over += 1);
             }
             state.rounds[lane] = state.rounds[lane].max(waiting.round);
             self.metrics.render_stage("queue", now - waiting.since);
@@ -416,6 +451,8 @@ pub struct Place {
     lane: Lane,
     ticket: u64,
     deadline: Instant,
+    /// When it waits no longer for those who come with it.
+    goes_at: Option<Instant>,
     answer: oneshot::Receiver<Result<Answer, JobError>>,
 }
 
@@ -424,16 +461,29 @@ impl Place {
     /// worker's keeper, and goes on when it is unwanted: what is nearly done is soon asked for again.
     pub async fn answer(mut self, unwanted: impl Future<Output = ()>) -> Result<Answer, JobError> {
         let deadline = tokio::time::Instant::from_std(self.deadline);
-        let given_up = tokio::select! {
-            answered = &mut self.answer => return answered.unwrap_or(Err(JobError::ShuttingDown)),
-            () = tokio::time::sleep_until(deadline) => JobError::TimedOut { started: false },
-            () = unwanted => JobError::Unwanted,
+        let mut unwanted = pin!(unwanted);
+        let given_up = loop {
+            let goes_at = self.goes_at.unwrap_or(self.deadline);
+            tokio::select! {
+                answered = &mut self.answer => return answered.unwrap_or(Err(JobError::ShuttingDown)),
+                () = tokio::time::sleep_until(deadline) => break JobError::TimedOut { started: false },
+                () = &mut unwanted => break JobError::Unwanted,
+                () = tokio::time::sleep_until(goes_at.into()), if self.goes_at.is_some() => self.go(),
+            }
         };
         if self.leave() {
             return Err(given_up);
         }
         let answered = (&mut self.answer).await;
         answered.unwrap_or(Err(JobError::ShuttingDown)) // the pool's tasks are gone
+    }
+
+    /// Has the job begin that has waited for company, if it still waits.
+    fn go(&mut self) {
+        self.goes_at = None;
+        let mut state = self.admission.lock();
+        self.admission.dispatch(&mut state);
+        self.admission.publish(&state);
     }
 
     /// Takes the job out of the queue; false if it is not there any more.

@@ -21,6 +21,7 @@ fn work(memory_bytes: u64) -> Work {
         origin: file(memory_bytes),
         decode: None,
         cost: 1,
+        coming: None,
     }
 }
 
