@@ -338,3 +338,126 @@ fn a_decode_under_way_is_waited_for_as_long_as_that_is_sooner_and_no_longer() {
     running.reservation.note_late();
     assert_eq!(idle.try_recv().unwrap().work().cost, 94);
 }
+
+/// What a page asks for at the same moment: six sizes of a photo of 4000x3000 pixels.
+fn page() -> Vec<(Lane, Work)> {
+    use crate::{
+        app,
+        config::RenderConfig,
+        model::Size,
+        spec::FilterSpec,
+        workers::{Marks, cost},
+    };
+    let facts = SourceFacts { stored_size: Size::new(4_000, 3_000), ..facts() };
+    let defaults = app::defaults(&RenderConfig::default(), &Marks::default());
+    let specs = ["width-320", "width-640", "width-960", "width-1280", "width-1600", "fill-400x300"];
+    let render = |spec| {
+        let plan = Plan::new(&facts, &FilterSpec::parse(spec).unwrap(), None, &defaults).unwrap();
+        let (memory_bytes, decode, cost) = (plan.peak_bytes(4 << 20), Decode::of(&plan, file(7)), cost(&plan));
+        (Lane::of(&plan), Work { memory_bytes, decode, cost, task: Task::Render { plan }, origin: file(7), ..work(1) })
+    };
+    specs.into_iter().map(render).collect()
+}
+
+fn width(granted: &Granted) -> u32 {
+    let Task::Render { plan } = &granted.work().task else { unreachable!() };
+    plan.output_size.width
+}
+
+#[test]
+fn a_page_is_two_decodes_on_two_workers() {
+    let queue = admission(100, 512 << 20);
+    let mut turns = [queue.turn(None), queue.turn(None)];
+    let coming: Vec<_> = page().iter().map(|_| queue.expect(&"a new photo")).collect();
+    let mut places = Vec::new();
+    for ((lane, work), coming) in page().into_iter().zip(coming) {
+        assert_eq!(queue.load().1, 0, "begun before all were there");
+        places.push(queue.enter(lane, Work { coming: Some(coming), ..work }).ok().unwrap());
+    }
+    // By a clock of its own: what a decode takes, and 12 ns for a pixel of the rendition.
+    let mut at_work: Vec<(u64, usize, Granted)> = Vec::new();
+    let mut ends_of = [0; 2];
+    let mut held: [Vec<Decode>; 2] = Default::default();
+    let mut story: [Vec<(u32, Vec<u8>)>; 2] = Default::default();
+    loop {
+        for worker in 0..2 {
+            let Ok(granted) = turns[worker].try_recv() else { continue };
+            let own = granted.work().decode.unwrap();
+            let decoded: Vec<u8> = match held[worker].contains(&own) {
+                true => Vec::new(),
+                false => granted.holds().iter().map(|decode| decode.key.reduction).collect(),
+            };
+            let decode_us = if decoded.is_empty() { 0 } else { 37_000 };
+            let pixels = granted.work().cost - own.cost;
+            ends_of[worker] += decode_us + pixels * 12 / 1_000;
+            story[worker].push((width(&granted), decoded));
+            at_work.push((ends_of[worker], worker, granted));
+        }
+        let Some(next) = (0..at_work.len()).min_by_key(|&at| at_work[at].0) else { break };
+        let (now, worker, granted) = at_work.remove(next);
+        ends_of.iter_mut().for_each(|ends| *ends = now.max(*ends));
+        held[worker] = granted.holds().to_vec();
+        turns[worker] = granted.finish_and_turn(Err(JobError::Lost), held[worker].clone());
+    }
+    assert_eq!(story[0], [(1_600, vec![1])]);
+    assert_eq!(story[1][0], (1_280, vec![2, 8, 4]));
+    assert!(story[1][1..].iter().all(|(_, decoded)| decoded.is_empty()), "{story:?}");
+    assert_eq!(story[1].len(), 5);
+}
+
+#[test]
+fn whoever_is_alone_waits_for_nobody_and_nobody_else_does() {
+    let queue = admission(100, 1_000);
+    let job = |bytes, coming| Work { coming, ..work(bytes) };
+    let granted = |bytes, coming| {
+        let mut turn = queue.turn(None);
+        let place = queue.enter(Lane::Cheap, job(bytes, coming)).ok().unwrap();
+        let got = turn.try_recv().ok();
+        (got.is_some(), place, turn)
+    };
+    let alone = queue.expect(&1);
+    assert!(granted(1, Some(alone)).0);
+    // Two companies, each of which waits for one.
+    let [(first, other), (third, fourth)] = [2, 3].map(|company| (queue.expect(&company), queue.expect(&company)));
+    let (began, _place, mut turn) = granted(2, Some(first));
+    assert!(!began);
+    let _unrelated = queue.enter(Lane::Warm, work(3)).ok().unwrap();
+    let unrelated = turn.try_recv().unwrap();
+    assert_eq!(unrelated.work().memory_bytes, 3);
+    let mut turn = unrelated.finish_and_turn(Err(JobError::Lost), Vec::new());
+    drop(other);
+    let second = turn.try_recv().unwrap();
+    assert_eq!(second.work().memory_bytes, 2);
+    let mut turn = second.finish_and_turn(Err(JobError::Lost), Vec::new());
+    let place = queue.enter(Lane::Cheap, job(4, Some(third))).ok().unwrap();
+    assert!(turn.try_recv().is_err());
+    assert!(place.goes_at.unwrap() < Instant::now() + Duration::from_millis(2));
+    let _last = queue.enter(Lane::Cheap, job(5, Some(fourth))).ok().unwrap();
+    assert_eq!(turn.try_recv().unwrap().work().memory_bytes, 4);
+}
+
+#[test]
+fn a_full_queue_waits_for_nobody() {
+    let queue = admission(1, 1_000);
+    let coming: Vec<_> = (0..3).map(|_| queue.expect(&1)).collect();
+    let mut turn = queue.turn(None);
+    let mut enter = coming.into_iter().map(|coming| queue.enter(Lane::Cheap, Work { coming: Some(coming), ..work(1) }));
+    let _first = enter.next().unwrap().ok().unwrap();
+    assert!(turn.try_recv().is_err());
+    let _second = enter.next().unwrap().ok().unwrap();
+    assert!(turn.try_recv().is_ok());
+    assert_eq!(enter.next().unwrap().err(), Some(JobError::QueueFull));
+}
+
+#[tokio::test]
+async fn nobody_waits_long_for_one_that_does_not_come() {
+    let queue = admission(100, 1_000);
+    let (first, _late) = (queue.expect(&1), queue.expect(&1));
+    let mut turn = queue.turn(None);
+    let place = queue.enter(Lane::Cheap, Work { coming: Some(first), ..work(1) }).ok().unwrap();
+    assert!(turn.try_recv().is_err());
+    let answer = tokio::spawn(place.answer(std::future::pending()));
+    let granted = tokio::time::timeout(Duration::from_secs(5), turn).await.unwrap().unwrap();
+    granted.finish(Err(JobError::Lost));
+    assert_eq!(answer.await.unwrap().unwrap_err(), JobError::Lost);
+}
