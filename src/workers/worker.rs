@@ -11,6 +11,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     panic::{self, AssertUnwindSafe},
     process::ExitCode,
+    time::Duration,
 };
 
 use rustix::{
@@ -45,7 +46,7 @@ pub(super) const SUBCOMMAND: &str = "render-worker";
 const KEEP_BELOW_BYTES: u64 = 96 << 20;
 /// A worker without a job for so long gives back what it kept: visitors of one page follow each other within it, and a site
 /// without visitors holds nothing.
-const KEEP_FOR: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+pub(super) const KEEP_FOR: Duration = Duration::from_secs(10);
 
 /// The most that a job may reserve for its memory, and so what it has decoded, to be kept; `job_bytes` is the most that any
 /// job may hold.
@@ -169,8 +170,9 @@ fn serve(socket: BorrowedFd<'_>, space: AddressSpace, keep_below: u64) -> io::Re
     // The largest reservation since memory was last given back: so much of the address space may be taken.
     let mut kept = 0;
     let mut held = None;
+    let keep_for = Timespec { tv_sec: KEEP_FOR.as_secs().cast_signed(), tv_nsec: 0 };
     loop {
-        if kept > 0 && poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&KEEP_FOR)) == Ok(0) {
+        if kept > 0 && poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&keep_for)) == Ok(0) {
             held = None;
             trim();
             kept = 0;

@@ -7,6 +7,7 @@ use crate::{
         look::Look,
         plan::{Encoding, Plan},
     },
+    workers::job::DecodeKey,
 };
 
 fn work(memory_bytes: u64) -> Work {
@@ -316,6 +317,15 @@ fn what_a_worker_holds_goes_to_it_and_not_to_one_that_has_been_idle_longer() {
     let granted = holder.try_recv().unwrap();
     assert!(other.try_recv().is_err());
     granted.finish(Err(JobError::Lost));
+}
+
+#[test]
+fn what_a_worker_has_given_back_is_not_counted_on() {
+    let queue = admission(100, 4_000);
+    let mut turn = queue.turn([decode(8, true), decode(4, true)]);
+    queue.lock().idle[0].since -= worker::KEEP_FOR;
+    let _place = queue.enter(Lane::Cheap, Work { decode: Some(decode(8, true)), ..work(1) }).ok().unwrap();
+    assert_eq!(turn.try_recv().unwrap().holds(), [decode(8, true)]);
 }
 
 #[test]
