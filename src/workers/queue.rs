@@ -1,7 +1,8 @@
 //! Admission: which job runs next, how many may wait, and how much memory they may hold together.
 //!
 //! All decisions are made under one lock that is never held across an `.await`; both gauges are set under it too, so they
-//! are always true. A job enters by [`Admission::enter`], a worker's keeper asks by [`Admission::turn`], and whatever makes a
+//! are always true. A job is expected by [`Admission::expect`], if it comes with others, and enters by
+//! [`Admission::enter`]; a worker's keeper asks by [`Admission::turn`] or [`Granted::finish_and_turn`], and whatever makes a
 //! job startable (it came, a worker got free, memory was given back, a waiter left, a job is late, nobody is waited for any
 //! more) calls `dispatch`.
 #![forbid(unsafe_code)]
