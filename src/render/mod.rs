@@ -181,7 +181,7 @@ pub fn render_marked(source: &[u8], mark: Option<&[u8]>, plan: &Plan) -> Result<
     let mut rendered = match plan.encoding {
         plan::Encoding::Svg => return vector(source, plan),
         _ if plan.frames > 1 => animation(source, &finish)?,
-        _ => match render_shareable(source, plan)? {
+        _ => match render_shareable(source, plan, &[])? {
             Some((rendered, _)) => rendered,
             None => still(source, &finish)?,
         },
@@ -246,50 +246,99 @@ fn in_bands<S: ReadAt + ?Sized>(source: &S, finish: &Finish<'_>) -> Result<Rende
 }
 
 /// Makes a rendition without red, green and blue, where the plan has nothing for them and the source is coded so; and what
-/// it was made of, for others. `None` where it is not.
+/// it was made of, for others. `None` where it is not. `also` are other reductions to decode to: one that cannot be had is
+/// left out.
 ///
 /// # Errors
 /// As [`render_marked`].
-pub fn render_shareable(source: &[u8], plan: &Plan) -> Result<Option<(Rendered, Shareable)>, RenderError> {
+pub fn render_shareable(source: &[u8], plan: &Plan, also: &[u8]) -> Result<Option<(Rendered, Shareable)>, RenderError> {
     let mut stages = Stages::start();
-    let Some(mut decoded) = Shareable::decode(source, plan)? else { return Ok(None) };
+    let decoded = Shareable::decode(source, plan, also)?;
     let decode = stages.lap();
-    let mut rendered = decoded.render(plan)?;
-    rendered.times.decode = decode;
-    Ok(Some((rendered, decoded)))
+    decoded.map(|decoded| decoded.first(plan, decode)).transpose()
 }
 
-/// A decoded source that any number of renditions can be made of: those of plans `in_planes` with the same reduction.
+/// As [`render_shareable`], of a file that is never in memory whole. `None` too where it has to be.
+///
+/// # Errors
+/// As [`render_shareable`], but for a source that cannot be decoded: that is `None`. So is one that cannot be read, which is what
+/// its [`ReadAt`] knows.
+pub fn render_shareable_in_pieces<S: ReadAt + ?Sized>(
+    source: &S,
+    plan: &Plan,
+) -> Result<Option<(Rendered, Shareable)>, RenderError> {
+    let mut stages = Stages::start();
+    let planes = if plan.in_planes { codec::decode_planes_in_pieces(source, plan) } else { None };
+    let decoded = planes.map(|planes| Shareable::of(vec![(plan.decode_reduction, planes)]));
+    let decode = stages.lap();
+    decoded.map(|decoded| decoded.first(plan, decode)).transpose()
+}
+
+/// A decoded source that any number of renditions can be made of: those of plans `in_planes` with one of its reductions.
 #[derive(Debug)]
-pub struct Shareable(Planes);
+pub struct Shareable(Vec<(u8, Planes)>);
 
 impl Shareable {
-    /// Decodes a source. `None` where the plan or the source is for red, green and blue.
+    /// Decodes a source to the plan's reduction, and to those of `also` that it can be decoded to. `None` where the plan or
+    /// the source is for red, green and blue.
     ///
     /// # Errors
-    /// When the source cannot be decoded or is not what the plan was made for.
-    fn decode(source: &[u8], plan: &Plan) -> Result<Option<Self>, RenderError> {
+    /// When the source cannot be decoded to the plan's reduction or is not what the plan was made for.
+    fn decode(source: &[u8], plan: &Plan, also: &[u8]) -> Result<Option<Self>, RenderError> {
         if !plan.in_planes {
             return Ok(None);
         }
-        let Some(planes) = codec::decode_planes(source, plan, &[])? else { return Ok(None) };
-        let Some((_, mut planes)) = planes.into_iter().next() else { return Ok(None) };
-        if plan.decode_reduction > 1 {
+        let mut beside = Vec::with_capacity(also.len());
+        for &reduction in also {
+            if plan.decodes_along(reduction) && reduction != plan.decode_reduction && !beside.contains(&reduction) {
+                beside.push(reduction);
+            }
+        }
+        Ok(codec::decode_planes(source, plan, &beside)?.map(Self::of))
+    }
+
+    /// Of planes as they are decoded, with the reductions that they are decoded to.
+    fn of(mut decoded: Vec<(u8, Planes)>) -> Self {
+        for (_, planes) in decoded.iter_mut().filter(|(reduction, _)| *reduction > 1) {
             planes.undo_means();
         }
-        Ok(Some(Self(planes)))
+        Self(decoded)
+    }
+
+    /// The rendition that it was decoded for, and itself.
+    fn first(mut self, plan: &Plan, decode: Duration) -> Result<(Rendered, Self), RenderError> {
+        let mut rendered = self.render(plan)?;
+        rendered.times.decode = decode;
+        Ok((rendered, self))
+    }
+
+    /// Whether it holds the source at this reduction.
+    pub fn has(&self, reduction: u8) -> bool {
+        self.reductions().any(|held| held == reduction)
+    }
+
+    /// The reductions that it holds the source at.
+    pub fn reductions(&self) -> impl Iterator<Item = u8> {
+        self.0.iter().map(|(reduction, _)| *reduction)
+    }
+
+    /// Gives back all but these reductions.
+    pub fn keep(&mut self, reductions: impl Fn(u8) -> bool) {
+        self.0.retain(|(reduction, _)| reductions(*reduction));
     }
 
     /// Makes one rendition. Its times are without the decode.
     ///
     /// # Errors
-    /// When the plan is not for this decode, or the encoder refuses.
+    /// When the plan is for none of these decodes, or the encoder refuses.
     pub fn render(&mut self, plan: &Plan) -> Result<Rendered, RenderError> {
         let mut stages = Stages::start();
-        if !plan.in_planes || self.0.size != plan.decoded_size() {
-            return Err(RenderError::Changed);
-        }
-        let picture = self.0.resized(plan.cut_as_stored()?)?.upright(plan.turn);
+        let held = self.0.iter_mut().find(|(reduction, _)| *reduction == plan.decode_reduction);
+        let planes = match held {
+            Some((_, planes)) if plan.in_planes && planes.size == plan.decoded_size() => planes,
+            _ => return Err(RenderError::Changed),
+        };
+        let picture = planes.resized(plan.cut_as_stored()?)?.upright(plan.turn);
         let resample = stages.lap();
         let bytes = codec::encode_planes(picture, plan.encoding)?;
         Ok(Rendered { bytes, times: StageTimes { resample, encode: stages.lap(), ..StageTimes::default() } })

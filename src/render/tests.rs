@@ -258,13 +258,61 @@ fn planes_and_pixels_come_to_the_same_picture() {
         }
         plan.encoding = encoding;
         plan.in_planes = true;
-        assert!(render_shareable(&source, &plan).unwrap().is_some(), "{} has no planes", plan.source.format);
+        assert!(render_shareable(&source, &plan, &[]).unwrap().is_some(), "{} has no planes", plan.source.format);
         let pixels = Plan { in_planes: false, ..plan.clone() };
         let [planes, pixels] = [plan, pixels].map(|plan| decoded(&render(&source, &plan).unwrap().bytes));
         assert_eq!(planes.size, pixels.size);
         let error: u64 = planes.pixels.iter().zip(&pixels.pixels).map(|(a, b)| u64::from(a.abs_diff(*b)).pow(2)).sum();
         let decibels = 10.0 * (65_025.0 * planes.pixels.len() as f64 / error.max(1) as f64).log10();
         assert!(decibels > 42.0, "{spec} turned {orientation} as {encoding}: {decibels:.1} dB");
+    }
+}
+
+#[test]
+fn what_is_decoded_beside_a_plan_is_what_each_decodes_alone() {
+    let encoding = |progressive| Encoding::Jpeg { quality: Quality::new(90).unwrap(), progressive, rgb: false };
+    let encoded =
+        |progressive| codec::encode(picture(Size::new(643, 481), Layout::Rgb8), encoding(progressive)).unwrap();
+    let jpeg = encoded(false);
+    let plans = ["width-60", "width-120", "width-200", "width-400"].map(|spec| plan_for(&jpeg, spec).unwrap());
+    assert_eq!(plans.each_ref().map(|plan| plan.decode_reduction), [8, 4, 2, 1]);
+    let (first, mut shared) = render_shareable(&jpeg, &plans[0], &[4, 1, 0, 8, 3, 2, 4]).unwrap().unwrap();
+    assert_eq!(shared.reductions().collect::<Vec<_>>(), [8, 4, 2]);
+    assert_eq!(first.bytes, render(&jpeg, &plans[0]).unwrap().bytes);
+    for plan in plans[..3].iter().chain(&plans[..1]) {
+        assert_eq!(shared.render(plan).unwrap().bytes, render(&jpeg, plan).unwrap().bytes);
+    }
+    assert_eq!(shared.render(&plans[3]).map(drop), Err(RenderError::Changed));
+    shared.keep(|reduction| reduction == 4);
+    assert_eq!((shared.has(4), shared.has(8)), (true, false));
+    assert_eq!(shared.render(&plans[0]).map(drop), Err(RenderError::Changed));
+    // In full, and in several scans, nothing goes along.
+    let progressive = encoded(true);
+    let in_scans = plan_for(&progressive, "width-60").unwrap();
+    for (source, plan) in [(&jpeg, &plans[3]), (&progressive, &in_scans)] {
+        let (_, shared) = render_shareable(source, plan, &[2, 4]).unwrap().unwrap();
+        assert_eq!(shared.reductions().collect::<Vec<_>>(), [plan.decode_reduction]);
+    }
+}
+
+#[test]
+fn an_eighth_is_the_same_in_pieces() {
+    let encoding = |progressive| Encoding::Jpeg { quality: Quality::new(97).unwrap(), progressive, rgb: false };
+    let encoded =
+        |progressive| codec::encode(picture(Size::new(2_003, 1_501), Layout::Rgb8), encoding(progressive)).unwrap();
+    let (jpeg, progressive) = (encoded(false), encoded(true));
+    assert!(jpeg.len() > 600_000, "{} bytes are few pieces", jpeg.len());
+    let plan = |source: &[u8], spec| plan_for(source, spec).unwrap();
+    let thumbnail = plan(&jpeg, "width-200");
+    let (in_pieces, decoded) = render_shareable_in_pieces(&jpeg[..], &thumbnail).unwrap().unwrap();
+    assert_eq!(decoded.reductions().collect::<Vec<_>>(), [8]);
+    assert!(in_pieces.bytes == render(&jpeg, &thumbnail).unwrap().bytes);
+    // What is decoded otherwise, coded otherwise, or damaged is for those who have all of it.
+    let cut = &jpeg[..jpeg.len() - 1_000];
+    for (source, plan) in
+        [(&jpeg[..], plan(&jpeg, "width-300")), (&progressive, plan(&progressive, "width-200")), (cut, thumbnail)]
+    {
+        assert!(render_shareable_in_pieces(source, &plan).unwrap().is_none());
     }
 }
 

@@ -8,26 +8,30 @@ use crate::{
     render::look::Look,
     source::Stat,
     store::SourceRecord,
+    workers::Coming,
 };
 
 impl Renditions {
     /// What a probe finds in this version of a source image: from memory, from the store's record, else from a worker. The record
-    /// may say of the same file which hash the catalogue gives it, where the version does not.
+    /// may say of the same file which hash the catalogue gives it, where the version does not. Whoever had to wait for it is
+    /// expected in the queue, with all others that did.
     pub(super) async fn facts(
         self: &Arc<Self>,
         location: &SourceRef,
         version: &SourceVersion,
         deadline: Instant,
-    ) -> Result<Arc<SourceRecord>, EnsureError> {
+    ) -> Result<(Arc<SourceRecord>, Option<Coming>), EnsureError> {
         if let Some(record) = self.known_of(location, version) {
-            return Ok(self.hashed(location, record, version).await);
+            return Ok((self.hashed(location, record, version).await, None));
         }
         let key = (location.clone(), version.clone());
         let probe = |_| {
             let (this, (location, version)) = (self.clone(), key.clone());
             async move { this.find_facts(&location, version, deadline).await }
         };
-        self.probes.join(&key, probe).await?.0
+        let coming = self.pool.expect(&key);
+        let record = self.probes.join(&key, probe).await?.0?;
+        Ok((record, Some(coming)))
     }
 
     async fn find_facts(

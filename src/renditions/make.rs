@@ -19,7 +19,7 @@ use crate::{
     source::{OpenSource, Stat},
     store::StoredRendition,
     traces::{self, part},
-    workers::{Files, Lane},
+    workers::{Coming, Files, Lane, Wanted},
 };
 
 /// What a flight came to.
@@ -38,6 +38,7 @@ impl Renditions {
         planned: &Arc<Planned>,
         lane: Lane,
         deadline: Instant,
+        mut coming: Option<Coming>,
     ) -> Result<Ensured, EnsureError> {
         // Between giving a render up and taking it up again: whoever is in a hurry shall be there first.
         const GIVE_WAY: Duration = Duration::from_millis(10);
@@ -46,9 +47,14 @@ impl Renditions {
             if lane != Lane::Warm {
                 self.renders.hurry(&planned.key);
             }
+            // One that joins another's render does not come to the queue: its notice is dropped with the closure.
+            let coming = coming.take();
             let render = |audience: Audience<_>| {
                 let (this, location, planned) = (self.clone(), location.clone(), planned.clone());
-                async move { this.make(&location, &planned, lane, deadline, unwanted(audience, lane)).await }
+                async move {
+                    let wanted = Wanted { lane, deadline, coming };
+                    this.make(&location, &planned, wanted, unwanted(audience, lane)).await
+                }
             };
             let (result, role) = self.renders.join(&planned.key, render).await?;
             match result {
@@ -73,10 +79,10 @@ impl Renditions {
         &self,
         location: &SourceRef,
         planned: &Planned,
-        lane: Lane,
-        deadline: Instant,
+        wanted: Wanted,
         unwanted: impl Future<Output = ()>,
     ) -> Result<Made, EnsureError> {
+        let Wanted { lane, deadline, .. } = wanted;
         let mut unwanted = pin!(unwanted);
         let lease = match self.turn(&planned.key, deadline, unwanted.as_mut()).await? {
             Turn::Make(lease) => lease,
@@ -84,9 +90,10 @@ impl Renditions {
             Turn::Late => return Err(EnsureError::TimedOut { started: false }),
             Turn::GivenUp => return Err(EnsureError::Unwanted),
         };
-        let mut result = self.render_and_store(location, planned, lane, deadline, unwanted.as_mut()).await;
+        let mut result = self.render_and_store(location, planned, wanted, unwanted.as_mut()).await;
         if has_no_room(&result) && self.budget.make_room(deadline).await {
-            result = self.render_and_store(location, planned, lane, deadline, unwanted).await;
+            let wanted = Wanted { lane, deadline, coming: None };
+            result = self.render_and_store(location, planned, wanted, unwanted).await;
         }
         // Given back behind the answer.
         drop(lease);
@@ -121,8 +128,7 @@ impl Renditions {
         &self,
         location: &SourceRef,
         planned: &Planned,
-        lane: Lane,
-        deadline: Instant,
+        wanted: Wanted,
         unwanted: impl Future<Output = ()>,
     ) -> Result<StoredRendition, EnsureError> {
         let Planned { plan, key, .. } = planned;
@@ -133,7 +139,7 @@ impl Renditions {
         let draft = self.store.draft(key).await.map_err(|error| self.store_failed(error))?;
         let files = Files { source: &open.file, output: draft.file(), mark: self.marks.of(plan) };
         let span = part!("render");
-        let render = self.pool.render_unless(files, plan, open.stat.bytes, lane, deadline, unwanted);
+        let render = self.pool.render_unless(files, plan, open.stat.bytes, wanted, unwanted);
         let rendered = render.instrument(span.clone()).await;
         let report = rendered.map_err(|error| match EnsureError::from(error) {
             EnsureError::Store(error) => self.store_failed(error),

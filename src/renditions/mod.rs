@@ -40,7 +40,7 @@ use crate::{
     source::{Source, SourceError, Stat},
     spec::{Accepted, FilterSpec},
     store::{SourceRecord, Store, StoredRendition},
-    workers::{Lane, Marks, Pool},
+    workers::{Coming, Lane, Marks, Pool},
 };
 
 /// Source images whose facts are held in memory; others are read from the store's record.
@@ -150,7 +150,7 @@ pub enum How {
 }
 
 /// A request solved as far as it can be without rendering.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Resolved {
     /// Plan and key.
     pub planned: Arc<Planned>,
@@ -158,6 +158,8 @@ pub struct Resolved {
     pub stored: Option<StoredRendition>,
     /// Whether the source image's file is still there.
     pub source_is_there: bool,
+    /// That a render follows, together with others that waited for the same probe.
+    coming: Option<Coming>,
 }
 
 impl Renditions {
@@ -291,7 +293,7 @@ impl Renditions {
         self: &Arc<Self>,
         lane: Option<Lane>,
         location: &SourceRef,
-        Resolved { planned, stored, source_is_there }: Resolved,
+        Resolved { planned, stored, source_is_there, coming }: Resolved,
         deadline: Instant,
     ) -> Result<Ensured, EnsureError> {
         if let Some(stored) = stored {
@@ -304,7 +306,7 @@ impl Renditions {
             return Err(error);
         }
         let lane = lane.unwrap_or_else(|| Lane::of(&planned.plan));
-        self.render(location, &planned, lane, deadline).await
+        self.render(location, &planned, lane, deadline, coming).await
     }
 
     /// As [`Renditions::ensure`], but an AVIF that is not there is left for [`Renditions::begin`]: another format can be
@@ -347,7 +349,7 @@ impl Renditions {
         let Some(planned) = planned else { return };
         let this = self.clone();
         tokio::spawn(async move {
-            let made = this.render(&location, &planned, Lane::Warm, this.deadline()).await;
+            let made = this.render(&location, &planned, Lane::Warm, this.deadline(), None).await;
             if let Err(error) = made {
                 tracing::info!(reason = %error, "an AVIF was not made behind another format's answer");
             }
@@ -359,7 +361,8 @@ impl Renditions {
     /// # Errors
     /// When the source image is unknown or unreadable, or there is no plan.
     pub async fn resolve(self: &Arc<Self>, image: &SourceImage, spec: &FilterSpec) -> Result<Resolved, EnsureError> {
-        self.resolve_by(image, spec, Ask::Disk, self.deadline()).await
+        let resolved = self.resolve_by(image, spec, Ask::Disk, self.deadline()).await?;
+        Ok(Resolved { coming: None, ..resolved })
     }
 
     async fn resolve_by(
@@ -372,9 +375,9 @@ impl Renditions {
         let location = &image.location;
         let why = match self.source(location)?.stat(&location.path).await {
             Ok(stat) => {
-                let planned = self.planned(image, version(stat, image), None, spec, deadline).await?;
+                let (planned, coming) = self.planned(image, version(stat, image), None, spec, deadline).await?;
                 let stored = self.stored(&planned, ask).await?;
-                return Ok(Resolved { planned, stored, source_is_there: true });
+                return Ok(Resolved { planned, stored, source_is_there: true, coming });
             }
             Err(SourceError::Gone(why)) => why,
             Err(error) => return Err(error.into()),
@@ -386,17 +389,17 @@ impl Renditions {
         // and what is missing of the one is served of the other.
         let asked = SourceVersion { file_hash: image.file_hash.clone(), ..known.clone() };
         let is_known = asked == known;
-        let planned = self.planned(image, asked, Some(last.clone()), spec, deadline).await?;
+        let (planned, _) = self.planned(image, asked, Some(last.clone()), spec, deadline).await?;
         let stored = self.stored(&planned, ask).await?;
         if stored.is_some() || is_known {
-            return Ok(Resolved { planned, stored, source_is_there: false });
+            return Ok(Resolved { planned, stored, source_is_there: false, coming: None });
         }
-        let planned = self.planned(image, known, Some(last), spec, deadline).await?;
+        let (planned, _) = self.planned(image, known, Some(last), spec, deadline).await?;
         let stored = self.stored(&planned, ask).await?;
-        Ok(Resolved { planned, stored, source_is_there: false })
+        Ok(Resolved { planned, stored, source_is_there: false, coming: None })
     }
 
-    /// What a spec makes of a version: solved before, or now.
+    /// What a spec makes of a version: solved before, or now; then maybe together with others.
     async fn planned(
         self: &Arc<Self>,
         image: &SourceImage,
@@ -404,9 +407,9 @@ impl Renditions {
         last: Option<Arc<SourceRecord>>,
         spec: &FilterSpec,
         deadline: Instant,
-    ) -> Result<Arc<Planned>, EnsureError> {
+    ) -> Result<(Arc<Planned>, Option<Coming>), EnsureError> {
         match self.planned.find(&image.location, &version, spec, image.focal_point) {
-            Some(planned) => Ok(planned),
+            Some(planned) => Ok((planned, None)),
             None => self.plan(image, version, last, spec, deadline).await,
         }
     }
@@ -419,11 +422,11 @@ impl Renditions {
         last: Option<Arc<SourceRecord>>,
         spec: &FilterSpec,
         deadline: Instant,
-    ) -> Result<Arc<Planned>, EnsureError> {
+    ) -> Result<(Arc<Planned>, Option<Coming>), EnsureError> {
         let location = &image.location;
         let source_is_there = last.is_none();
-        let mut record = match last {
-            Some(record) => record,
+        let (mut record, mut coming) = match last {
+            Some(record) => (record, None),
             None => self.facts(location, &version, deadline).await?,
         };
         if record.facts.format == ImageFormat::Svg && !self.svg_sources.contains(&location.source) {
@@ -434,6 +437,7 @@ impl Renditions {
                 Ok(plan) => break plan,
                 // Each look adds its finding, so this ends.
                 Err(PlanError::Unseen(look)) if source_is_there => {
+                    coming = None; // not soon
                     record = self.looked(location, &record, look, deadline).await?
                 }
                 Err(PlanError::Unseen(_)) => return Err(EnsureError::SourceGone("its pixels were never looked at")),
@@ -445,7 +449,8 @@ impl Renditions {
             self.note_focal_point(location, &record, point).await;
         }
         let terms = self.terms.of(spec);
-        Ok(self.planned.insert(Planned::new(location, &version, spec, image.focal_point, plan, terms)))
+        let planned = Planned::new(location, &version, spec, image.focal_point, plan, terms);
+        Ok((self.planned.insert(planned), coming))
     }
 
     /// The plan for a source image, as its record tells of it. Where `format-auto` leads to an AVIF that takes more memory than

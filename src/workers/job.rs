@@ -35,6 +35,10 @@ pub struct Job {
     /// Which decode of its source it needs, where that can be of use to another job too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decode: Option<DecodeKey>,
+    /// The other reductions of the same file that the worker is to hold when the job is done: those that it holds are kept,
+    /// and where it has to decode, they are decoded in the same pass. One that cannot be decoded is left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<u8>,
     /// What to do.
     pub task: Task,
 }
@@ -69,10 +73,29 @@ impl From<&rustix::fs::Stat> for FileId {
     }
 }
 
-impl DecodeKey {
-    /// The key of a plan for a file; `None` where what is decoded cannot be shared.
+/// A decode as the gate weighs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decode {
+    /// What it is of.
+    pub key: DecodeKey,
+    /// What its planes take while they are held.
+    pub bytes: u64,
+    /// Its part of the job's [`cost`].
+    pub cost: u64,
+    /// Whether one pass over the file can make it together with others that say so: [`Plan::decodes_along`].
+    pub goes_along: bool,
+}
+
+impl Decode {
+    /// The decode of a plan for a file; `None` where what is decoded cannot be shared.
     pub fn of(plan: &Plan, file: FileId) -> Option<Self> {
-        (plan.in_planes && !plan.keep_metadata).then_some(Self { file, reduction: plan.decode_reduction })
+        let reduction = plan.decode_reduction;
+        (plan.in_planes && !plan.keep_metadata).then(|| Self {
+            key: DecodeKey { file, reduction },
+            bytes: plan.held_bytes(),
+            cost: decoding_cost(plan),
+            goes_along: plan.decodes_along(reduction),
+        })
     }
 }
 
@@ -258,10 +281,14 @@ pub fn cost(plan: &Plan) -> u64 {
     };
     // A blur goes over the picture a dozen times.
     let effects = 8 * plan.effects.len() as u64;
-    let decoding = plan.decoded_size().pixels().max(plan.source.stored_size.pixels() / 6);
-    decoding
+    decoding_cost(plan)
         .saturating_add(plan.rendition_size().pixels().saturating_mul(encoding + effects))
         .saturating_mul(plan.frames.max(1).into())
+}
+
+/// What decoding one frame adds to [`cost`].
+fn decoding_cost(plan: &Plan) -> u64 {
+    plan.decoded_size().pixels().max(plan.source.stored_size.pixels() / 6)
 }
 
 /// Why there is no answer to a job. `Clone`: all who wait for one render share it.

@@ -4,6 +4,7 @@
 
 use std::{
     os::fd::AsFd,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,10 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::{
-    job::{Answer, Job, JobError, Task, plain, stages},
+    job::{Answer, Decode, Job, JobError, Reply, Task, plain, stages},
     pool::Shared,
     process::{AskError, Death, WorkerProcess},
     queue::{Granted, Work},
@@ -46,28 +48,42 @@ impl Keeper {
 
     /// Works until the queue is closed. Takes the worker along when it ends.
     pub(super) async fn run(mut self) {
-        while let Some(granted) = self.next_job().await {
-            let answer = self.complete(granted.work()).await;
-            granted.finish(answer);
+        let mut turn = None;
+        while let Some(granted) = self.next_job(turn.take()).await {
+            let answer = {
+                let mut done = pin!(self.complete(&granted));
+                tokio::select! {
+                    answer = &mut done => answer,
+                    () = granted.late() => done.await,
+                }
+            };
             let recycle_after = self.shared.config.recycle_after_jobs;
-            if self.worker.as_ref().is_some_and(|worker| recycle_after > 0 && worker.jobs >= recycle_after) {
-                self.shared.metrics.worker_died("recycled");
-                self.discard();
+            let is_worn = |worker: &WorkerProcess| recycle_after > 0 && worker.jobs >= recycle_after;
+            match &self.worker {
+                Some(worker) if !is_worn(worker) => turn = Some(granted.finish_and_turn(answer, worker.holds.clone())),
+                Some(_) => {
+                    granted.finish(answer);
+                    self.shared.metrics.worker_died("recycled");
+                    self.discard();
+                }
+                None => granted.finish(answer),
             }
         }
         self.discard();
     }
 
-    /// Waits for a job with a worker at hand; `None` once the queue is closed.
-    async fn next_job(&mut self) -> Option<Granted> {
+    /// Waits for a job with a worker at hand, in the turn that it has taken already or in a new one; `None` once the queue is
+    /// closed.
+    async fn next_job(&mut self, mut taken: Option<oneshot::Receiver<Granted>>) -> Option<Granted> {
         let shared = self.shared.clone();
         loop {
             let closing = shared.closing();
             let worker = tokio::select! {
+                biased;
                 worker = self.ready_worker() => worker,
                 () = closing => return None,
             };
-            let mut turn = shared.admission.turn(worker.holds);
+            let mut turn = taken.take().unwrap_or_else(|| shared.admission.turn(worker.holds.iter().copied()));
             tokio::select! {
                 biased;
                 granted = &mut turn => return granted.ok(),
@@ -82,8 +98,9 @@ impl Keeper {
         }
     }
 
-    /// Does a job, if need be twice: the second time on a fresh worker.
-    async fn complete(&mut self, work: &Work) -> Result<Answer, JobError> {
+    /// Does a job, if need be twice: the second time on a fresh worker, and without what it would decode for others.
+    async fn complete(&mut self, granted: &Granted) -> Result<Answer, JobError> {
+        let work = granted.work();
         let mut first: Option<Death> = None;
         loop {
             let started = first.is_some();
@@ -91,7 +108,8 @@ impl Keeper {
             if ready.is_err() {
                 return Err(JobError::TimedOut { started });
             }
-            let death = match self.attempt(work).await {
+            let holds = granted.holds().iter().copied().filter(|held| !started || Some(*held) == work.decode).collect();
+            let death = match self.attempt(work, granted.memory_bytes(), holds).await {
                 Attempt::Answered(answer) => return answer,
                 Attempt::Died(death) => death,
             };
@@ -105,7 +123,8 @@ impl Keeper {
         }
     }
 
-    async fn attempt(&mut self, work: &Work) -> Attempt {
+    /// Hands a job to the worker, which is to hold `holds` when it is done.
+    async fn attempt(&mut self, work: &Work, memory_bytes: u64, holds: Vec<Decode>) -> Attempt {
         let Some(worker) = self.worker.as_mut() else {
             return Attempt::Died(Death { own_making: false, ..Death::by_job("spawn") });
         };
@@ -114,11 +133,12 @@ impl Keeper {
         let job = Job {
             number,
             max_source_bytes: work.max_source_bytes,
-            memory_bytes: work.memory_bytes,
+            memory_bytes,
             // Wall time ends a job first; this is for the time in which the gate itself is stopped.
             cpu_seconds: left.as_secs() + 2,
             task: work.task.clone(),
-            decode: work.decode,
+            decode: work.decode.map(|decode| decode.key),
+            also: holds.iter().filter(|held| Some(**held) != work.decode).map(|held| held.key.reduction).collect(),
         };
         let descriptors: Vec<_> = [Some(&work.source), work.output.as_ref(), work.mark.as_ref()]
             .into_iter()
@@ -127,8 +147,10 @@ impl Keeper {
             .collect();
         let began = Instant::now();
         let asked = worker.ask(&job, &descriptors, work.deadline).await;
-        // If it was too much to hold, it is decoded again.
-        worker.holds = work.decode;
+        worker.holds = match &asked {
+            Ok(Reply { answer: Answer::Rendered(_), .. }) => holds,
+            _ => Vec::new(),
+        };
         match asked {
             Ok(reply) => match reply.answer {
                 Answer::Panicked { message } => {

@@ -21,7 +21,8 @@ use std::{ffi::OsString, process::ExitCode};
 
 pub use job::{Errno, JobError, Lane, RenderReport, cost};
 pub use marks::{MarkError, Marks};
-pub use pool::{Files, Pool, PoolConfig, PoolStats, StartError};
+pub use pool::{Files, Pool, PoolConfig, PoolStats, StartError, Wanted};
+pub use queue::Coming;
 pub use sandbox::SandboxReport;
 
 /// Runs this process as one of the service's own children, if that is what it was started as: to be called first thing in

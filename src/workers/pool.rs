@@ -4,6 +4,7 @@
 use std::{
     fs::File,
     future::pending,
+    hash::Hash,
     io,
     os::fd::OwnedFd,
     path::PathBuf,
@@ -20,10 +21,10 @@ use thiserror::Error;
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
-    job::{Answer, DecodeKey, FileId, JobError, Lane, RenderReport, Task, cost},
+    job::{Answer, Decode, FileId, JobError, Lane, RenderReport, Task, cost},
     keeper::Keeper,
     process::{Launcher, Program, WorkerProcess, own_program},
-    queue::{Admission, Work},
+    queue::{Admission, Coming, Work},
     sandbox::SandboxReport,
 };
 use crate::{
@@ -102,6 +103,17 @@ impl<'a> Files<'a> {
     pub fn new(source: &'a File, output: &'a File) -> Self {
         Self { source, output, mark: None }
     }
+}
+
+/// When a render is wanted.
+#[derive(Debug)]
+pub struct Wanted {
+    /// How soon, among others.
+    pub lane: Lane,
+    /// When at the latest.
+    pub deadline: Instant,
+    /// That it was expected together with others.
+    pub coming: Option<Coming>,
 }
 
 /// A file that a worker may be given.
@@ -280,6 +292,12 @@ impl Pool {
         .await
     }
 
+    /// Expects a render soon, together with all others that are expected for the same thing: the first of them to come is not
+    /// begun before the last has, or two milliseconds are over. One that is dropped is not waited for.
+    pub fn expect(&self, company: &impl Hash) -> Coming {
+        self.shared.admission.expect(company)
+    }
+
     /// Carries out a plan: reads the source, of `source_bytes` when it was planned, and makes the output hold the rendition
     /// and nothing else.
     ///
@@ -296,7 +314,8 @@ impl Pool {
         lane: Lane,
         deadline: Instant,
     ) -> Result<RenderReport, JobError> {
-        self.render_unless(files, plan, source_bytes, lane, deadline, pending()).await
+        let wanted = Wanted { lane, deadline, coming: None };
+        self.render_unless(files, plan, source_bytes, wanted, pending()).await
     }
 
     /// As [`Pool::render`]; a job that still waits when `unwanted` ends leaves the queue.
@@ -308,8 +327,7 @@ impl Pool {
         files: Files<'_>,
         plan: &Plan,
         source_bytes: u64,
-        lane: Lane,
-        deadline: Instant,
+        Wanted { lane, deadline, coming }: Wanted,
         unwanted: impl Future<Output = ()>,
     ) -> Result<RenderReport, JobError> {
         let Files { source, output, mark } = files;
@@ -319,13 +337,14 @@ impl Pool {
         }
         let output = output.try_clone().map_err(|error| JobError::Output((&error).into()))?;
         let mark = mark.map(File::try_clone).transpose().map_err(|error| JobError::Source((&error).into()))?;
-        let decode = DecodeKey::of(plan, admitted.origin);
+        let decode = Decode::of(plan, admitted.origin);
         let task = Task::Render { plan: plan.clone() };
         let work = Work {
             output: Some(output.into()),
             mark: mark.map(Into::into),
             max_source_bytes: source_bytes,
             decode,
+            coming,
             ..self.work(admitted, task, plan.peak_bytes(source_bytes), cost(plan), deadline)
         };
         self.run(lane, work, unwanted, |answer| match answer {
@@ -348,6 +367,7 @@ impl Pool {
             origin: admitted.origin,
             decode: None,
             cost,
+            coming: None,
         }
     }
 

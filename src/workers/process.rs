@@ -29,7 +29,7 @@ use serde::de::DeserializeOwned;
 use tokio::{io::unix::AsyncFd, sync::oneshot};
 
 use super::{
-    job::{DecodeKey, Job, MAX_MESSAGE_BYTES, Ready, Reply, plain},
+    job::{Decode, Job, MAX_MESSAGE_BYTES, Ready, Reply, plain},
     oom::OomKills,
     sandbox::SandboxReport,
     worker,
@@ -100,7 +100,7 @@ impl Launcher {
             buffer: vec![0; MAX_MESSAGE_BYTES],
             sandbox: None,
             jobs: 0,
-            holds: None,
+            holds: Vec::new(),
         };
         let ready: Result<Ready, AskError> =
             tokio::time::timeout(READY_WITHIN, worker.receive()).await.unwrap_or(Err(AskError::TimedOut));
@@ -258,8 +258,8 @@ pub struct WorkerProcess {
     sandbox: Option<SandboxReport>,
     /// Jobs done so far.
     pub jobs: u32,
-    /// The decode of its last job.
-    pub holds: Option<DecodeKey>,
+    /// What its last job has left decoded.
+    pub holds: Vec<Decode>,
 }
 
 impl WorkerProcess {

@@ -1,25 +1,40 @@
 //! Admission: which job runs next, how many may wait, and how much memory they may hold together.
 //!
 //! All decisions are made under one lock that is never held across an `.await`; both gauges are set under it too, so they
-//! are always true. A job enters by [`Admission::enter`], a worker's keeper asks by [`Admission::turn`], and whatever makes a
-//! job startable (it came, a worker got free, memory was given back, a waiter left) calls `dispatch`.
+//! are always true. A job is expected by [`Admission::expect`], if it comes with others, and enters by
+//! [`Admission::enter`]; a worker's keeper asks by [`Admission::turn`] or [`Granted::finish_and_turn`], and whatever makes a
+//! job startable (it came, a worker got free, memory was given back, a waiter left, a job is late, nobody is waited for any
+//! more) calls `dispatch`.
 #![forbid(unsafe_code)]
 
+mod choice;
+mod company;
+
 use std::{
-    collections::VecDeque,
+    collections::{VecDeque, hash_map::RandomState},
     os::fd::OwnedFd,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
 
-use super::job::{Answer, DecodeKey, FileId, JobError, Lane, Task};
+pub use company::Coming;
+use company::Companies;
+
+use super::{
+    job::{Answer, Decode, FileId, JobError, Lane, Task},
+    worker,
+};
 use crate::{metrics::Metrics, render::limits::OverLimit};
 
 /// How often a job at the head of its lane may be passed over before it goes first. A large job so waits for a bounded
 /// number of small ones, and a warm one for a bounded number of clients.
 const PATIENCE: [u32; Lane::COUNT] = [8, 16, 64];
+
+/// When a job is so late that its decode is not waited for any more: after so long, and so many times what was expected.
+const LATE: (Duration, u32) = (Duration::from_millis(50), 4);
 
 /// What a worker needs to do a job.
 pub struct Work {
@@ -29,15 +44,29 @@ pub struct Work {
     /// What a render lays on top.
     pub mark: Option<OwnedFd>,
     pub max_source_bytes: u64,
-    /// What to reserve of the budget.
+    /// What to reserve of the budget for the job itself.
     pub memory_bytes: u64,
     pub deadline: Instant,
     /// The source image, which has its fair share and no more.
     pub origin: FileId,
     /// What other jobs may have in common with it.
-    pub decode: Option<DecodeKey>,
+    pub decode: Option<Decode>,
     /// See [`super::job::cost`].
     pub cost: u64,
+    /// That it was expected, with others.
+    pub coming: Option<Coming>,
+}
+
+impl Work {
+    fn wants_one_of(&self, held: &[Decode]) -> bool {
+        self.cost_beside(held).is_some()
+    }
+
+    /// What a job costs that wants one of these decodes, on a worker that holds them.
+    fn cost_beside(&self, held: &[Decode]) -> Option<u64> {
+        let decode = self.decode.filter(|wanted| held.iter().any(|held| held.key == wanted.key))?;
+        Some(self.cost.saturating_sub(decode.cost))
+    }
 }
 
 type Answerer = oneshot::Sender<Result<Answer, JobError>>;
@@ -47,6 +76,8 @@ struct Waiting {
     /// Its place in the lane: the turn in which its source image would come to it if each in turn had one job done.
     round: u64,
     work: Work,
+    /// Whom it waits for, if any of them is on the way.
+    company: Option<u64>,
     answer: Answerer,
     since: Instant,
     passed_over: u32,
@@ -58,7 +89,10 @@ pub struct Admission {
     metrics: Arc<Metrics>,
     queue_depth: usize,
     budget: u64,
+    /// A worker that was given more than this for a job holds nothing after it.
+    keep_below: u64,
     workers: usize,
+    hasher: RandomState,
 }
 
 #[derive(Default)]
@@ -71,23 +105,35 @@ struct State {
     next_ticket: u64,
     reserved: u64,
     running: Vec<Running>,
+    companies: Companies,
     pace: Pace,
     closed: bool,
 }
 
-/// A worker without a job, and the decode that it still holds.
+/// A worker without a job, and the decodes that it still holds.
 struct Idle {
     turn: oneshot::Sender<Granted>,
-    holds: Option<DecodeKey>,
+    holds: Vec<Decode>,
+    since: Instant,
+}
+
+impl Idle {
+    fn new(holds: Vec<Decode>) -> (Self, oneshot::Receiver<Granted>) {
+        let (turn, receiver) = oneshot::channel();
+        (Self { turn, holds, since: Instant::now() }, receiver)
+    }
 }
 
 /// A job at work.
 struct Running {
     ticket: u64,
     lane: usize,
-    decode: Option<DecodeKey>,
+    /// What its worker decodes for it or holds, and will hold when it is done.
+    holds: Vec<Decode>,
     cost: u64,
     since: Instant,
+    /// It has taken so long that nobody counts on what its worker decodes.
+    is_late: bool,
 }
 
 /// How long a unit of cost has taken of late, on one worker.
@@ -136,63 +182,6 @@ impl State {
         queue.insert(place, waiting);
     }
 
-    /// The job that goes next on a worker that holds a decode: one that wants it, of no worse a lane than that of
-    /// [`State::next`], else that one.
-    fn next_for(&self, holds: Option<DecodeKey>, budget: u64, workers: usize) -> Option<(usize, usize)> {
-        let next = self.next(budget, workers)?;
-        let (lane, index) = next;
-        let is_impatient = self.lanes[lane][index].passed_over >= PATIENCE[lane];
-        let sharing = holds.filter(|_| !is_impatient).and_then(|key| {
-            let places = (0..=lane).flat_map(|lane| (0..self.lanes[lane].len()).map(move |index| (lane, index)));
-            places.into_iter().find(|&(lane, index)| {
-                let work = &self.lanes[lane][index].work;
-                work.decode == Some(key) && self.reserved + work.memory_bytes <= budget
-            })
-        });
-        Some(sharing.unwrap_or(next))
-    }
-
-    /// The lane and place of the job that goes next: the head of the best lane, unless a head elsewhere has been passed over
-    /// often enough. A head that does not fit the memory left is passed over too, until its patience ends: then all wait
-    /// for it.
-    fn next(&self, budget: u64, workers: usize) -> Option<(usize, usize)> {
-        let warm = Lane::Warm as usize;
-        // One worker stays free for those that somebody waits for.
-        let warm_may = self.running.iter().filter(|job| job.lane == warm).count() + 1 < workers.max(2);
-        let lanes = || (0..Lane::COUNT).filter(|lane| *lane != warm || warm_may);
-        let fits = |job: &Waiting| self.reserved + job.work.memory_bytes <= budget;
-        let impatient = lanes()
-            .filter_map(|lane| Some((lane, self.lanes[lane].front()?)))
-            .find(|(lane, head)| head.passed_over >= PATIENCE[*lane]);
-        if let Some((lane, head)) = impatient {
-            return fits(head).then_some((lane, 0));
-        }
-        // What another worker decodes at this moment is better left to it, if there is anything else to do.
-        let decoding = |job: &Waiting| {
-            job.work.decode.is_some() && self.running.iter().any(|running| running.decode == job.work.decode)
-        };
-        let apart = || {
-            let place = |lane: usize| self.lanes[lane].iter().position(|job| !decoding(job)).map(|at| (lane, at));
-            lanes().filter(|lane| *lane != warm).filter_map(place).find(|&(lane, at)| fits(&self.lanes[lane][at]))
-        };
-        let (lane, head) =
-            lanes().filter_map(|lane| Some((lane, self.lanes[lane].front()?))).find(|(_, head)| fits(head))?;
-        // Nobody else waits: of one picture's sizes, which are one page's, the longest first, so that the last is ready
-        // soonest.
-        let clients = || (0..warm).flat_map(|lane| (0..self.lanes[lane].len()).map(move |at| (lane, at)));
-        let job = |(lane, at): (usize, usize)| &self.lanes[lane][at];
-        if lane != warm && clients().all(|place| job(place).work.origin == head.work.origin) {
-            let longest = clients().filter(|&place| fits(job(place)) && !decoding(job(place)));
-            if let Some(place) = longest.max_by_key(|&place| (job(place).work.cost, std::cmp::Reverse(place))) {
-                return Some(place);
-            }
-        }
-        match decoding(head) {
-            true => apart().or(Some((lane, 0))),
-            false => Some((lane, 0)),
-        }
-    }
-
     /// How long a job of a lane would wait for what goes before it, as far as can be told.
     fn wait(&self, lane: usize, now: Instant, workers: usize) -> Duration {
         let queued: u64 = self.lanes[..=lane].iter().flatten().map(|job| job.work.cost).sum();
@@ -204,7 +193,9 @@ impl State {
 
 impl Admission {
     pub fn new(queue_depth: usize, budget: u64, workers: usize, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), metrics, queue_depth, budget, workers })
+        let keep_below = worker::keep_below(budget);
+        let hasher = RandomState::new();
+        Arc::new(Self { state: Mutex::default(), metrics, queue_depth, budget, keep_below, workers, hasher })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -217,7 +208,9 @@ impl Admission {
     /// # Errors
     /// At once when the job could never fit the budget, when the queue is full or closed, or so long that the job's turn
     /// would come after its deadline. A client's job takes the place of the youngest warm one rather than be refused.
-    pub fn enter(self: &Arc<Self>, lane: Lane, work: Work) -> Result<Place, JobError> {
+    pub fn enter(self: &Arc<Self>, lane: Lane, mut work: Work) -> Result<Place, JobError> {
+        // Before the lock: one that is refused gives notice by being dropped after it.
+        let coming = work.coming.take();
         if work.memory_bytes > self.budget {
             return Err(OverLimit::Memory { needed: work.memory_bytes, limit: self.budget }.into());
         }
@@ -237,9 +230,15 @@ impl Admission {
         // probe has taken the place meanwhile.
         let is_probe = matches!(work.task, Task::Probe);
         let depth = if is_probe { self.queue_depth } else { self.queue_depth + self.queue_depth / 8 };
-        let waiting = Waiting { ticket, round: 0, work, answer: sender, since: now, passed_over: 0 };
+        let (company, goes_at) = coming.map(|coming| coming.arrive(&mut state.companies, now)).unzip();
+        let waiting = Waiting { ticket, round: 0, work, company, answer: sender, since: now, passed_over: 0 };
         state.queue(lane as usize, waiting);
         self.dispatch(&mut state);
+        if state.waiting() > depth {
+            // No place is taken by one that only waits for company.
+            state.companies.set_out(now);
+            self.dispatch(&mut state);
+        }
         if state.waiting() > depth {
             let displaced = if lane == Lane::Warm { None } else { state.lanes[Lane::Warm as usize].pop_back() };
             match displaced {
@@ -252,16 +251,16 @@ impl Admission {
             }
         }
         self.publish(&state);
-        Ok(Place { admission: self.clone(), lane, ticket, deadline, answer })
+        Ok(Place { admission: self.clone(), lane, ticket, deadline, goes_at: goes_at.flatten(), answer })
     }
 
-    /// Registers an idle worker, and the decode it still holds; the receiver gets its next job, or an error once the queue
+    /// Registers an idle worker, and the decodes it still holds; the receiver gets its next job, or an error once the queue
     /// is closed.
-    pub fn turn(self: &Arc<Self>, holds: Option<DecodeKey>) -> oneshot::Receiver<Granted> {
-        let (sender, receiver) = oneshot::channel();
+    pub fn turn(self: &Arc<Self>, holds: impl IntoIterator<Item = Decode>) -> oneshot::Receiver<Granted> {
+        let (idle, receiver) = Idle::new(holds.into_iter().collect());
         let mut state = self.lock();
         if !state.closed {
-            state.idle.push_back(Idle { turn: sender, holds });
+            state.idle.push_back(idle);
             self.dispatch(&mut state);
             self.publish(&state);
         }
@@ -287,34 +286,38 @@ impl Admission {
 
     /// Brings jobs and idle workers together as long as both are there and the memory lasts.
     fn dispatch(self: &Arc<Self>, state: &mut State) {
-        while let Some(idle) = state.idle.pop_front() {
-            if idle.turn.is_closed() {
-                continue; // that worker died while it was idle
-            }
+        loop {
+            // Some may have died while they were idle.
+            state.idle.retain(|idle| !idle.turn.is_closed());
             let now = Instant::now();
-            let Some((lane, index)) = state.next_for(idle.holds, self.budget, self.workers) else {
-                state.idle.push_front(idle);
-                return;
-            };
+            let rested = state.idle.iter_mut().filter(|idle| now - idle.since >= worker::KEEP_FOR);
+            rested.for_each(|idle| idle.holds.clear());
+            let Some((at, (lane, index))) = state.pair(now, self.budget, self.workers) else { return };
+            let was_head = state.head(lane, now).is_some_and(|(head, _)| head == index);
             let Some(waiting) = state.lanes[lane].remove(index) else { return };
             if waiting.work.deadline <= now || waiting.answer.is_closed() {
-                state.idle.push_front(idle);
                 drop(waiting.answer.send(Err(JobError::TimedOut { started: false })));
                 continue;
             }
-            for (other, queue) in state.lanes.iter_mut().enumerate() {
-                // Within the lane too: a job that wants what the worker holds goes before the head.
-                let passed = other != lane || index > 0;
-                queue.front_mut().filter(|_| passed).into_iter().for_each(|head| head.passed_over += 1);
+            let Some(idle) = state.idle.remove(at) else { return };
+            // Within the lane too: a job that wants what the worker holds goes before the head.
+            for other in (0..Lane::COUNT).filter(|&other| other != lane || !was_head) {
+                let head = state.head(other, now).map(|(head, _)| head);
+                head.and_then(|head| state.lanes[other].get_mut(head))
+                    .into_iter()
+                    .for_each(|head| head.passed_over += 1);
             }
             state.rounds[lane] = state.rounds[lane].max(waiting.round);
             self.metrics.render_stage("queue", now - waiting.since);
-            let Work { memory_bytes: bytes, decode, cost, .. } = waiting.work;
             let ticket = waiting.ticket;
+            let cost = waiting.work.cost_beside(&idle.holds).unwrap_or(waiting.work.cost);
+            let late_at = now + LATE.0 + LATE.1 * state.pace.of(cost);
+            let most = self.keep_below.min(self.budget.saturating_sub(state.reserved));
+            let (holds, bytes) = state.to_hold(lane, &waiting.work, &idle.holds, most);
             state.reserved += bytes;
-            state.running.push(Running { ticket, lane, decode, cost, since: now });
+            state.running.push(Running { ticket, lane, holds: holds.clone(), cost, since: now, is_late: false });
             let reservation = Reservation { admission: Some(self.clone()), ticket, bytes };
-            if let Err(mut refused) = idle.turn.send(Granted { waiting, reservation }) {
+            if let Err(mut refused) = idle.turn.send(Granted { waiting, holds, late_at, reservation }) {
                 // The worker died since it was asked. The lock is held, so the reservation must not give itself back.
                 refused.reservation.admission = None;
                 state.reserved -= bytes;
@@ -336,6 +339,8 @@ pub struct Place {
     lane: Lane,
     ticket: u64,
     deadline: Instant,
+    /// When it waits no longer for those who come with it.
+    goes_at: Option<Instant>,
     answer: oneshot::Receiver<Result<Answer, JobError>>,
 }
 
@@ -344,16 +349,29 @@ impl Place {
     /// worker's keeper, and goes on when it is unwanted: what is nearly done is soon asked for again.
     pub async fn answer(mut self, unwanted: impl Future<Output = ()>) -> Result<Answer, JobError> {
         let deadline = tokio::time::Instant::from_std(self.deadline);
-        let given_up = tokio::select! {
-            answered = &mut self.answer => return answered.unwrap_or(Err(JobError::ShuttingDown)),
-            () = tokio::time::sleep_until(deadline) => JobError::TimedOut { started: false },
-            () = unwanted => JobError::Unwanted,
+        let mut unwanted = pin!(unwanted);
+        let given_up = loop {
+            let goes_at = self.goes_at.unwrap_or(self.deadline);
+            tokio::select! {
+                answered = &mut self.answer => return answered.unwrap_or(Err(JobError::ShuttingDown)),
+                () = tokio::time::sleep_until(deadline) => break JobError::TimedOut { started: false },
+                () = &mut unwanted => break JobError::Unwanted,
+                () = tokio::time::sleep_until(goes_at.into()), if self.goes_at.is_some() => self.go(),
+            }
         };
         if self.leave() {
             return Err(given_up);
         }
         let answered = (&mut self.answer).await;
         answered.unwrap_or(Err(JobError::ShuttingDown)) // the pool's tasks are gone
+    }
+
+    /// Has the job begin that has waited for company, if it still waits.
+    fn go(&mut self) {
+        self.goes_at = None;
+        let mut state = self.admission.lock();
+        self.admission.dispatch(&mut state);
+        self.admission.publish(&state);
     }
 
     /// Takes the job out of the queue; false if it is not there any more.
@@ -380,6 +398,8 @@ impl Drop for Place {
 /// A job that may start: its memory is reserved.
 pub struct Granted {
     waiting: Waiting,
+    holds: Vec<Decode>,
+    late_at: Instant,
     reservation: Reservation,
 }
 
@@ -388,10 +408,38 @@ impl Granted {
         &self.waiting.work
     }
 
+    /// What the worker is to hold when it is done: the job's own decode, and others of the same file.
+    pub fn holds(&self) -> &[Decode] {
+        &self.holds
+    }
+
+    /// What is reserved of the budget: the job's own, and the planes of the other decodes.
+    pub fn memory_bytes(&self) -> u64 {
+        self.reservation.bytes
+    }
+
+    /// Returns when the job is late: whoever wants what it decodes need not wait for it from then on.
+    pub async fn late(&self) {
+        tokio::time::sleep_until(self.late_at.into()).await;
+        self.reservation.note_late();
+    }
+
     /// Gives the memory and the descriptors back, then answers.
     pub fn finish(self, answer: Result<Answer, JobError>) {
-        let Self { waiting: Waiting { work, answer: answerer, .. }, reservation } = self;
-        drop(reservation);
+        self.end(answer, None);
+    }
+
+    /// As [`Granted::finish`], and as [`Admission::turn`] in the same moment: what the worker can go on with is begun by nobody
+    /// else in between.
+    pub fn finish_and_turn(self, answer: Result<Answer, JobError>, holds: Vec<Decode>) -> oneshot::Receiver<Granted> {
+        let (idle, receiver) = Idle::new(holds);
+        self.end(answer, Some(idle));
+        receiver
+    }
+
+    fn end(self, answer: Result<Answer, JobError>, idle: Option<Idle>) {
+        let Self { waiting: Waiting { work, answer: answerer, .. }, mut reservation, .. } = self;
+        reservation.give_back(idle);
         drop(work);
         drop(answerer.send(answer)); // nobody may be left to hear it
     }
@@ -404,18 +452,37 @@ struct Reservation {
     bytes: u64,
 }
 
-impl Drop for Reservation {
-    fn drop(&mut self) {
+impl Reservation {
+    fn note_late(&self) {
         if let Some(admission) = &self.admission {
+            let mut state = admission.lock();
+            state.running.iter_mut().filter(|job| job.ticket == self.ticket).for_each(|job| job.is_late = true);
+            admission.dispatch(&mut state);
+            admission.publish(&state);
+        }
+    }
+
+    /// Gives the memory back, once, and has the worker wait for its next job, if it shall.
+    fn give_back(&mut self, idle: Option<Idle>) {
+        if let Some(admission) = self.admission.take() {
             let mut state = admission.lock();
             state.reserved -= self.bytes;
             if let Some(at) = state.running.iter().position(|job| job.ticket == self.ticket) {
                 let job = state.running.swap_remove(at);
                 state.pace.note(job.cost, job.since.elapsed());
             }
+            if !state.closed {
+                state.idle.extend(idle);
+            }
             admission.dispatch(&mut state);
             admission.publish(&state);
         }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.give_back(None);
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     panic::{self, AssertUnwindSafe},
     process::ExitCode,
+    time::Duration,
 };
 
 use rustix::{
@@ -25,7 +26,7 @@ use rustix::{
 };
 
 use super::{
-    job::{Answer, DecodeKey, Job, MAX_MESSAGE_BYTES, Ready, RenderReport, Reply, Task, plain},
+    job::{Answer, FileId, Job, MAX_MESSAGE_BYTES, Ready, RenderReport, Reply, Task, plain},
     sandbox::{self, AddressSpace},
     source_file::SourceFile,
 };
@@ -45,7 +46,13 @@ pub(super) const SUBCOMMAND: &str = "render-worker";
 const KEEP_BELOW_BYTES: u64 = 96 << 20;
 /// A worker without a job for so long gives back what it kept: visitors of one page follow each other within it, and a site
 /// without visitors holds nothing.
-const KEEP_FOR: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+pub(super) const KEEP_FOR: Duration = Duration::from_secs(10);
+
+/// The most that a job may reserve for its memory, and so what it has decoded, to be kept; `job_bytes` is the most that any
+/// job may hold.
+pub(super) fn keep_below(job_bytes: u64) -> u64 {
+    KEEP_BELOW_BYTES.min(job_bytes / 4)
+}
 
 /// Runs a worker until its socket closes. Arguments: the parent's process id, and the most bytes a job may hold.
 pub fn run(arguments: &[OsString]) -> ExitCode {
@@ -65,9 +72,7 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
     let (report, space) = sandbox::enter(job_bytes);
     let socket = io::stdin();
     let socket = socket.as_fd();
-    match send(socket, &Ready { sandbox: report })
-        .and_then(|()| serve(socket, space, KEEP_BELOW_BYTES.min(job_bytes / 4)))
-    {
+    match send(socket, &Ready { sandbox: report }).and_then(|()| serve(socket, space, keep_below(job_bytes))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE, // the gate is gone or speaks another language: nobody to tell
     }
@@ -165,8 +170,9 @@ fn serve(socket: BorrowedFd<'_>, space: AddressSpace, keep_below: u64) -> io::Re
     // The largest reservation since memory was last given back: so much of the address space may be taken.
     let mut kept = 0;
     let mut held = None;
+    let keep_for = Timespec { tv_sec: KEEP_FOR.as_secs().cast_signed(), tv_nsec: 0 };
     loop {
-        if kept > 0 && poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&KEEP_FOR)) == Ok(0) {
+        if kept > 0 && poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&keep_for)) == Ok(0) {
             held = None;
             trim();
             kept = 0;
@@ -202,22 +208,24 @@ fn contain(work: impl FnOnce() -> Result<Answer, Answer>) -> Answer {
 }
 
 /// A decoded source: those who ask for one size of a picture soon ask for another.
-type Held = Option<(DecodeKey, Shareable)>;
+type Held = Option<(FileId, Shareable)>;
 
 /// One job. `Err` is an answer too: the first thing that went wrong.
 fn work(job: &Job, descriptors: &[OwnedFd], held: &mut Held) -> Result<Answer, Answer> {
     let failed = |error: RenderError| Answer::Failed(error);
-    // Whatever happens, nothing is held on to but what this job decodes.
+    // Whatever happens, nothing is held on to but what this job decodes or is made of, and what the gate wants held beside it.
     let held_before = held.take();
     let shareable = match &job.task {
         Task::Render { plan } => job.decode.map(|key| (key, plan)),
         Task::Probe | Task::Look { .. } | Task::Verify { .. } | Task::Inspect { .. } => None,
     };
-    if let (Some((key, plan)), Some((held_key, mut decoded))) = (shareable, held_before)
-        && held_key == key
+    if let (Some((key, plan)), Some((file, mut decoded))) = (shareable, held_before)
+        && file == key.file
+        && decoded.has(key.reduction)
     {
+        decoded.keep(|reduction| reduction == key.reduction || job.also.contains(&reduction));
         let rendered = decoded.render(plan).map_err(failed)?;
-        *held = Some((key, decoded));
+        *held = Some((file, decoded));
         return write_rendered(&rendered, descriptors);
     }
     let source = descriptors.first().ok_or(Answer::Source(RawErrno::BADF.into()))?;
@@ -236,13 +244,20 @@ fn work(job: &Job, descriptors: &[OwnedFd], held: &mut Held) -> Result<Answer, A
             let rendered = render::render_in_pieces(&source, mark(plan)?.as_deref(), plan);
             return write_rendered(&source.said(rendered)?.map_err(failed)?, descriptors);
         }
+        Task::Render { plan } if shareable.is_some() && job.also.is_empty() => {
+            let rendered = source.said(render::render_shareable_in_pieces(&source, plan))?.map_err(failed)?;
+            if let Some(((key, _), (rendered, decoded))) = shareable.zip(rendered) {
+                *held = Some((key.file, decoded));
+                return write_rendered(&rendered, descriptors);
+            }
+        }
         _ => {}
     }
     let source = source.whole()?;
     if let Some((key, plan)) = shareable
-        && let Some((rendered, decoded)) = render::render_shareable(&source, plan).map_err(failed)?
+        && let Some((rendered, decoded)) = render::render_shareable(&source, plan, &job.also).map_err(failed)?
     {
-        *held = Some((key, decoded));
+        *held = Some((key.file, decoded));
         return write_rendered(&rendered, descriptors);
     }
     match &job.task {
@@ -352,6 +367,59 @@ mod tests {
         let Answer::Panicked { message } = answer else { panic!("{answer:?}") };
         assert!(message.starts_with("assertion failed"));
         assert_eq!(message.len(), 300);
+    }
+
+    /// A job's renditions come from what is held where that has its decode: here there is no source to decode again.
+    #[test]
+    fn what_is_held_is_what_the_gate_wants_held() {
+        use std::fs::File;
+
+        use crate::{
+            app,
+            config::RenderConfig,
+            render::plan::Defaults,
+            spec::FilterSpec,
+            workers::{Marks, job::DecodeKey},
+        };
+        let source = File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/images/photo_land.jpg")).unwrap();
+        let bytes = SourceFile::open(source.as_fd(), u64::MAX).ok().unwrap().whole().ok().unwrap();
+        let facts = render::probe(&bytes).unwrap();
+        let defaults = Defaults { full_decode_pixels: 0, ..app::defaults(&RenderConfig::default(), &Marks::default()) };
+        let plan = |width: u32| {
+            let spec = FilterSpec::parse(&format!("width-{width}")).unwrap();
+            Plan::new(&facts, &spec, None, &defaults).unwrap()
+        };
+        let width = facts.stored_size.width;
+        let file = |inode: u64| serde_json::from_str(&format!("[1, {inode}, 1, 1, 1]")).unwrap();
+        let mut held = None;
+        let mut run = |file, part: u32, also: &[u8], source: &File| {
+            let plan = plan(width / part);
+            let alone = render::render(&bytes, &plan).unwrap().bytes;
+            let job = Job {
+                number: 1,
+                max_source_bytes: u64::MAX,
+                memory_bytes: 1,
+                cpu_seconds: 1,
+                decode: Some(DecodeKey { file, reduction: plan.decode_reduction }),
+                also: also.to_vec(),
+                task: Task::Render { plan },
+            };
+            let output = tempfile::tempfile().unwrap();
+            let descriptors = [source.try_clone().unwrap().into(), output.try_clone().unwrap().into()];
+            let answer = work(&job, &descriptors, &mut held);
+            if let Ok(Answer::Rendered(_)) = answer {
+                assert_eq!(SourceFile::open(output.as_fd(), u64::MAX).ok().unwrap().whole().ok(), Some(alone));
+            }
+            let left = held.as_ref().map(|(_, held)| held.reductions().collect::<Vec<_>>()).unwrap_or_default();
+            (matches!(answer, Ok(Answer::Rendered(_))), left)
+        };
+        let nothing = File::open("/dev/null").unwrap();
+        assert_eq!(run(file(1), 3, &[8, 4], &source), (true, vec![2, 8, 4]));
+        assert_eq!(run(file(1), 9, &[2, 4], &nothing), (true, vec![2, 8, 4]));
+        assert_eq!(run(file(1), 5, &[8, 1], &nothing), (true, vec![8, 4]));
+        assert_eq!(run(file(1), 3, &[8, 4], &nothing), (false, vec![]));
+        assert_eq!(run(file(1), 9, &[], &source), (true, vec![8]));
+        assert_eq!(run(file(2), 9, &[], &nothing), (false, vec![]));
     }
 
     #[test]

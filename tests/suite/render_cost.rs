@@ -38,7 +38,7 @@ fn photo(width: u32, height: u32, channels: usize) -> Vec<u8> {
     pixels
 }
 
-fn jpeg(width: u32, height: u32, progressive: bool) -> Vec<u8> {
+pub fn jpeg(width: u32, height: u32, progressive: bool) -> Vec<u8> {
     let pixels = photo(width, height, 3);
     let (width, height) = (width as usize, height as usize);
     let mut compressor = turbojpeg::Compressor::new().unwrap();

@@ -281,3 +281,54 @@ fn a_full_queue_answers_at_once_and_hits_do_not_wait() {
     }
     assert_eq!(site.metric("sendimage_render_queue_depth"), 0.0);
 }
+
+/// A page's sizes of a new photo, all at once, are what each is alone, and fewer decodes than there are scales to decode to.
+#[test]
+fn six_sizes_asked_for_at_once_share_decodes_and_are_what_each_is_alone() {
+    const SPECS: [&str; 6] = ["width-160", "width-240", "width-400", "width-600", "width-800", "width-1100"];
+    // One worker: those who come too late to be begun with find it at work, and wait for it together.
+    let site = Site::new("[render]\nworkers = 1\n").serve().with_nginx();
+    let photo = crate::render_cost::jpeg(2_400, 1_800, false);
+    let write = |name: &str| std::fs::write(site.path("media").join(name), &photo).unwrap();
+    let sign = |name: &str, spec: &str| site.sign(&[&format!("media/{name}"), spec]);
+    // A file of its own for each, which has nothing to share with another.
+    let alone = SPECS.map(|spec| (format!("{spec}.jpg"), sign(&format!("{spec}.jpg"), spec)));
+    let together = SPECS.map(|spec| sign("all.jpg", spec));
+    let ask = |url: &str| {
+        let response = site.nginx("GET", url, "");
+        assert_eq!(response.status, 200, "{}", site.log());
+        response.body
+    };
+    let alone = alone.map(|(name, url)| {
+        write(&name);
+        ask(&url)
+    });
+    // The first bucket is for those that found their decode made.
+    let decodes = || {
+        let stage =
+            |of: &str, more: &str| site.metric(&format!("sendimage_render_seconds_{of}{{{more}stage=\"decode\"}}"));
+        stage("count", "") - stage("bucket", "le=\"0.0005\",")
+    };
+    let before = decodes();
+    assert_eq!(before, 6.0);
+    let all_there = std::sync::Barrier::new(SPECS.len());
+    let found = std::thread::scope(|scope| {
+        let asks = together.each_ref().map(|url| {
+            let (all_there, ask, write) = (&all_there, &ask, &write);
+            scope.spawn(move || {
+                // What was written just now is left to settle before it is probed: all six are there by then.
+                if all_there.wait().is_leader() {
+                    write("all.jpg");
+                }
+                all_there.wait();
+                ask(url)
+            })
+        });
+        asks.map(|ask| ask.join().unwrap())
+    });
+    for ((spec, found), alone) in SPECS.iter().zip(found).zip(alone) {
+        assert!(found == alone, "{spec}: other bytes than alone");
+    }
+    let made = decodes() - before;
+    assert!((1.0..=3.0).contains(&made), "{made} decodes");
+}

@@ -84,6 +84,14 @@ impl Plan {
         u64::try_from(FIXED + u128::from(source_bytes) * COPIES + decode + animation).unwrap_or(u64::MAX)
     }
 
+    /// An upper bound of the bytes that the decoded planes are held in for other renders: no colour difference is at a lower
+    /// resolution. What a render takes that has the source decoded for others too is its own [peak](Plan::peak_bytes) and
+    /// this of each of theirs.
+    pub fn held_bytes(&self) -> u64 {
+        const PLANES: u64 = 3;
+        self.decoded_size().pixels().saturating_mul(PLANES)
+    }
+
     /// What an animation holds from one frame to the next: the canvas and one to go back to or to draw on, the frames last
     /// written, and the file so far, which grows by a quarter at a time.
     fn animation_bytes(&self) -> u128 {
@@ -161,5 +169,19 @@ impl Plan {
             Encoding::AvifLossless => 140,
             Encoding::Svg => 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn planes_are_held_in_no_more_than_is_said() {
+        let facts = r#"{"format": "jpeg", "stored_size": {"width": 4001, "height": 3000}, "orientation": 1, "frames": 1,
+                        "bytes_per_pixel": 3, "progressive": false}"#;
+        let whole = Plan::whole(serde_json::from_str(facts).unwrap(), Encoding::Png);
+        let held = |reduction| Plan { decode_reduction: reduction, ..whole.clone() }.held_bytes();
+        assert_eq!([1, 2, 4, 8].map(held), [36_009_000, 9_004_500, 2_252_250, 563_625]);
     }
 }

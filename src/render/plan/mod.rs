@@ -309,6 +309,16 @@ impl Plan {
         self.encoding.is_lossless() || self.crop.size().pixels() <= EXACT_ORDER_PIXELS
     }
 
+    /// Whether one pass over the source can decode it to another reduction beside the plan's: of a JPEG in one scan, both
+    /// reduced.
+    pub fn decodes_along(&self, reduction: u8) -> bool {
+        let is_reduced = |reduction: u8| matches!(reduction, 2 | 4 | 8);
+        self.source.format == ImageFormat::Jpeg
+            && !self.source.progressive
+            && is_reduced(self.decode_reduction)
+            && is_reduced(reduction)
+    }
+
     /// The size that the decoder gives, before turning upright.
     pub fn decoded_size(&self) -> Size {
         let n = u32::from(self.decode_reduction);
