@@ -179,10 +179,10 @@ impl Planes {
 mod tests {
     use turbojpeg::Subsamp;
 
-    use super::super::trial::{self, Coding, KINDS, coded, damage};
+    use super::super::trial::{self, Coding, KINDS, Pair, coded, damage};
     use super::*;
 
-    fn both(source: &[u8], size: (usize, usize), subsamp: Subsamp) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+    fn both(source: &[u8], size: (usize, usize), subsamp: Subsamp) -> Pair {
         trial::both(decode, source, size, subsamp)
     }
 

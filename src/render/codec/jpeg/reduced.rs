@@ -289,12 +289,12 @@ mod tests {
 
     use super::super::{
         plane_sizes, reduced, subsampling,
-        trial::{Coding, KINDS, coded, damage, is_as_coded},
+        trial::{Coding, KINDS, Pair, coded, damage, is_as_coded},
     };
     use super::*;
 
     /// What both make of a file at each reduction.
-    fn both(source: &[u8], size: (usize, usize), subsamp: Subsamp) -> Vec<(Option<Vec<u8>>, Option<Vec<u8>>)> {
+    fn both(source: &[u8], size: (usize, usize), subsamp: Subsamp) -> Vec<Pair> {
         let stored = Size::new(size.0 as u32, size.1 as u32);
         let (across, down) = subsampling(subsamp).unwrap();
         let wanted = [2, 4, 8].map(|reduction| {

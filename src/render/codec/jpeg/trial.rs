@@ -7,6 +7,9 @@ use crate::model::Size;
 
 pub const KINDS: [Subsamp; 4] = [Subsamp::None, Subsamp::Sub2x1, Subsamp::Sub1x2, Subsamp::Sub2x2];
 
+/// What a decoder of ours makes of a file, and what libjpeg does.
+pub type Pair = (Option<Vec<u8>>, Option<Vec<u8>>);
+
 pub struct Coding {
     pub quality: i32,
     pub subsamp: Subsamp,
@@ -55,7 +58,7 @@ pub fn both(
     source: &[u8],
     size: (usize, usize),
     subsamp: Subsamp,
-) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+) -> Pair {
     let stored = Size::new(size.0 as u32, size.1 as u32);
     let (across, down) = subsampling(subsamp).unwrap();
     let seen = Size::new(stored.width.div_ceil(8), stored.height.div_ceil(8));
