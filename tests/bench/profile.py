@@ -36,7 +36,7 @@ OF_HITS = [
 # Less than this share of everything is of the rest.
 LEAST_SHARE = 0.005
 OF_RENDERS = [
-    ("JPEG: entropy decoding", r"codec.*jpeg.*means|decode_mcu|fill_bit_buffer|decompress_(onepass|data)|consume_(data|markers)|huff_decode"),
+    ("JPEG: entropy decoding", r"codec.*jpeg.*(means|progressive|pieces|reduced)|decode_mcu|fill_bit_buffer|decompress_(onepass|data)|consume_(data|markers)|huff_decode"),
     ("JPEG: inverse DCT", r"idct"),
     ("JPEG: upsampling, colours", r"ycc|upsample|h2v[12]_|sep_upsample|rgb_ycc|color_convert"),
     ("JPEG: encoding", r"encode_mcu|huff_encode|fdct|quantize|convsamp|forward_DCT|compress_|htest|jchuff|encode_one"),
