@@ -11,7 +11,7 @@
 use super::{
     huffman::{Bits, COEFFICIENTS, Codes, DcTable, MAX_CODE_BITS, Ordered},
     pieces::Pieces,
-    scan::{Next, Tables},
+    scan::{Restarts, Sequential},
 };
 use crate::{model::Size, render::source::ReadAt};
 
@@ -34,13 +34,9 @@ pub fn decode<S: ReadAt + ?Sized>(
     luma: Size,
     chroma: Size,
 ) -> Option<Vec<u8>> {
-    let scan = Scan::read(head)?;
-    let [brightness, blue, red] = &scan.components;
-    let is_as_said = brightness.sampling == sampling && blue.sampling == (1, 1) && red.sampling == (1, 1);
-    let units = (scan.size.0.div_ceil(8 * sampling.0), scan.size.1.div_ceil(8 * sampling.1));
-    let fits = (luma.width, luma.height) == (units.0 * sampling.0, units.1 * sampling.1)
-        && (chroma.width, chroma.height) == units;
-    if !is_as_said || !fits {
+    let scan = Scan::read(head, sampling)?;
+    let units = scan.units;
+    if luma != Size::new(units.width * sampling.0, units.height * sampling.1) || chroma != units {
         return None;
     }
     let (luma_length, chroma_length) = (luma.pixels() as usize, chroma.pixels() as usize);
@@ -48,11 +44,11 @@ pub fn decode<S: ReadAt + ?Sized>(
     let (brightness_plane, differences) = samples.split_at_mut(luma_length);
     let (blue_plane, red_plane) = differences.split_at_mut(chroma_length);
     let mut pieces = Pieces::new(source, (head.len() - scan.data.len()) as u64);
-    let mut walk = Walk { predicted: [0; 3], until_restart: scan.restart_interval, restarts: 0 };
+    let mut walk = Walk { predicted: [0; 3], restarts: scan.restarts };
     let rows = brightness_plane
         .chunks_exact_mut((luma.width * sampling.1) as usize)
-        .zip(blue_plane.chunks_exact_mut(units.0 as usize))
-        .zip(red_plane.chunks_exact_mut(units.0 as usize));
+        .zip(blue_plane.chunks_exact_mut(units.width as usize))
+        .zip(red_plane.chunks_exact_mut(units.width as usize));
     for ((brightness, blue), red) in rows {
         walk = pieces.read(|bits| scan.row(bits, walk, brightness, blue, red))?;
     }
@@ -64,8 +60,7 @@ pub fn decode<S: ReadAt + ?Sized>(
 #[derive(Clone, Copy)]
 struct Walk {
     predicted: [i32; 3],
-    until_restart: u32,
-    restarts: u8,
+    restarts: Restarts,
 }
 
 /// The sample that a DC coefficient stands for. `None` beyond libjpeg's table of samples, which reaches to twice the range.
@@ -75,13 +70,12 @@ pub fn sample(coefficient: i16, quantum: i32) -> Option<u8> {
     (-512..512).contains(&value).then(|| (value + 128).clamp(0, 255) as u8)
 }
 
-/// The one scan of a sequential file.
 struct Scan<'a> {
-    size: (u32, u32),
+    units: Size,
     components: [Component; 3],
     /// As many as are used, each once.
     ac: [Option<AcTable>; 4],
-    restart_interval: u32,
+    restarts: Restarts,
     data: &'a [u8],
 }
 
@@ -95,30 +89,19 @@ struct Component {
 }
 
 impl<'a> Scan<'a> {
-    fn read(source: &'a [u8]) -> Option<Self> {
-        let mut tables = Tables::default();
-        let Next::Scan(header, data) = tables.until_scan(source.strip_prefix(b"\xFF\xD8")?)? else { return None };
-        let frame = tables.frame()?;
-        // All coefficients of three components, no approximation.
-        if frame.progressive || header.spectrum != (0, 63) || header.approximation != (0, 0) {
-            return None;
-        }
-        let selected: [_; 3] = header.components.try_into().ok()?;
-        let mut ac = [const { None }; 4];
-        let mut components = frame.components.iter().zip(selected).map(|(described, selected)| {
-            let (codes, number) = tables.ac(selected)?;
-            if ac[number].is_none() {
-                ac[number] = Some(AcTable::new(codes)?);
-            }
+    fn read(source: &'a [u8], sampling: (u32, u32)) -> Option<Self> {
+        let file = Sequential::read(source, sampling)?;
+        let mut components = file.frame.components.iter().zip(file.selected).map(|(described, selected)| {
             Some(Component {
                 sampling: described.sampling,
-                quantum: tables.quanta(described)?[0].into(),
-                dc: DcTable::new(tables.dc(selected)?)?,
-                ac: number,
+                quantum: file.tables.quanta(described)?[0].into(),
+                dc: DcTable::new(file.tables.dc(selected)?)?,
+                ac: file.tables.ac(selected)?.1,
             })
         });
         let components = [components.next()??, components.next()??, components.next()??];
-        Some(Self { size: frame.size, components, ac, restart_interval: tables.restart_interval(), data })
+        let restarts = Restarts::every(file.tables.restart_interval());
+        Some(Self { units: file.frame.units(), components, ac: file.ac(AcTable::new)?, restarts, data: file.data })
     }
 
     /// Reads a row of units, into as many rows of blocks of brightness as a unit has, and one of each colour difference.
@@ -136,13 +119,8 @@ impl<'a> Scan<'a> {
         let (across, down) = (brightness.sampling.0 as usize, brightness.sampling.1 as usize);
         let stride = rows.len() / down;
         for (unit, (blue_sample, red_sample)) in blue.iter_mut().zip(red).enumerate() {
-            if self.restart_interval > 0 {
-                if walk.until_restart == 0 {
-                    bits.restart(walk.restarts)?;
-                    let restarts = (walk.restarts + 1) % 8;
-                    walk = Walk { predicted: [0; 3], until_restart: self.restart_interval, restarts };
-                }
-                walk.until_restart -= 1;
+            if walk.restarts.pass(bits)? {
+                walk.predicted = [0; 3];
             }
             for row in rows.chunks_exact_mut(stride) {
                 for sample in row.get_mut(unit * across..(unit + 1) * across)? {

@@ -8,7 +8,7 @@ use super::{
     MAX_SCANS,
     huffman::{Bits, COEFFICIENTS, DcTable},
     means::sample,
-    scan::{Next, ScanHeader, Tables},
+    scan::{Next, Restarts, ScanHeader, Tables},
 };
 use crate::model::Size;
 
@@ -58,12 +58,12 @@ struct Planes {
 impl Planes {
     fn new(tables: &Tables<'_>, sampling: (u32, u32), luma: Size, chroma: Size) -> Option<Self> {
         let frame = tables.frame()?;
-        let sampling = [sampling, (1, 1), (1, 1)];
-        let is_as_said = frame.progressive && frame.components.map(|component| component.sampling) == sampling;
-        let (across, down) = sampling[0];
-        let units = Size::new(frame.size.0.div_ceil(8 * across), frame.size.1.div_ceil(8 * down));
+        if !frame.progressive || !frame.is_sampled(sampling) {
+            return None;
+        }
+        let (sampling, (across, down), units) = ([sampling, (1, 1), (1, 1)], sampling, frame.units());
         let stored = sampling.map(|(across, down)| Size::new(units.width * across, units.height * down));
-        if !is_as_said || stored != [luma, chroma, chroma] {
+        if stored != [luma, chroma, chroma] {
             return None;
         }
         let own = sampling
@@ -122,15 +122,10 @@ impl Planes {
         let is_alone = components.len() == 1;
         let units = if is_alone { self.own[components.first()?.place] } else { self.units };
         let mut predicted = [0_i32; 3];
-        let (mut until_restart, mut restarts) = (tables.restart_interval(), 0);
+        let mut restarts = Restarts::every(tables.restart_interval());
         for (y, x) in (0..units.height).flat_map(|y| (0..units.width).map(move |x| (y, x))) {
-            if tables.restart_interval() > 0 {
-                if until_restart == 0 {
-                    bits.restart(restarts)?;
-                    restarts = (restarts + 1) % 8;
-                    (until_restart, predicted) = (tables.restart_interval(), [0; 3]);
-                }
-                until_restart -= 1;
+            if restarts.pass(&mut bits)? {
+                predicted = [0; 3];
             }
             for place in components.iter().map(|component| component.place) {
                 let (across, down) = if is_alone { (1, 1) } else { self.sampling[place] };

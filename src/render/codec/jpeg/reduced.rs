@@ -9,7 +9,7 @@ use sendimage_pixels::idct::{Block, PLACES};
 use super::{
     huffman::{Bits, COEFFICIENTS, Codes, DcTable, MAX_CODE_BITS, Ordered},
     means::sample,
-    scan::{Next, Tables},
+    scan::{Restarts, Sequential},
 };
 use crate::model::Size;
 
@@ -36,15 +36,10 @@ pub fn decode(source: &[u8], sampling: (u32, u32), wanted: &[Reduced]) -> Option
     let mut bits = Bits::new(scan.data);
     let mut predicted = [0; 3];
     let mut block = Block::default();
-    let (mut until_restart, mut restarts) = (scan.restart_interval, 0_u8);
+    let mut restarts = scan.restarts;
     for (y, x) in (0..scan.units.height).flat_map(|y| (0..scan.units.width).map(move |x| (y, x))) {
-        if scan.restart_interval > 0 {
-            if until_restart == 0 {
-                bits.restart(restarts)?;
-                restarts = (restarts + 1) % 8;
-                (until_restart, predicted) = (scan.restart_interval, [0; 3]);
-            }
-            until_restart -= 1;
+        if restarts.pass(&mut bits)? {
+            predicted = [0; 3];
         }
         for (place, component) in scan.components.iter().enumerate() {
             let (across, down) = component.sampling;
@@ -66,7 +61,7 @@ struct Scan<'a> {
     /// As many as are used, each once.
     ac: [Option<AcTable>; 4],
     units: Size,
-    restart_interval: u32,
+    restarts: Restarts,
     data: &'a [u8],
 }
 
@@ -81,34 +76,19 @@ struct Component {
 
 impl<'a> Scan<'a> {
     fn read(source: &'a [u8], sampling: (u32, u32)) -> Option<Self> {
-        let mut tables = Tables::default();
-        let Next::Scan(header, data) = tables.until_scan(source.strip_prefix(b"\xFF\xD8")?)? else { return None };
-        let frame = tables.frame()?;
-        // All coefficients of three components, no approximation.
-        if frame.progressive || header.spectrum != (0, 63) || header.approximation != (0, 0) {
-            return None;
-        }
-        let is_as_said = frame.components.map(|component| component.sampling) == [sampling, (1, 1), (1, 1)];
-        let selected: [_; 3] = header.components.try_into().ok().filter(|_| is_as_said)?;
-        let mut ac = [const { None }; 4];
-        let mut components = frame.components.iter().zip(selected).map(|(described, selected)| {
-            let (codes, number) = tables.ac(selected)?;
-            if ac[number].is_none() {
-                ac[number] = Some(AcTable::new(codes)?);
-            }
+        let file = Sequential::read(source, sampling)?;
+        let mut components = file.frame.components.iter().zip(file.selected).map(|(described, selected)| {
+            let quanta = file.tables.quanta(described)?;
             Some(Component {
                 sampling: described.sampling,
-                places: {
-                    let quanta = tables.quanta(described)?;
-                    std::array::from_fn(|at| (quanta[at], PLACES[at]))
-                },
-                dc: DcTable::new(tables.dc(selected)?)?,
-                ac: number,
+                places: std::array::from_fn(|at| (quanta[at], PLACES[at])),
+                dc: DcTable::new(file.tables.dc(selected)?)?,
+                ac: file.tables.ac(selected)?.1,
             })
         });
         let components = [components.next()??, components.next()??, components.next()??];
-        let units = Size::new(frame.size.0.div_ceil(8 * sampling.0), frame.size.1.div_ceil(8 * sampling.1));
-        Some(Self { components, ac, units, restart_interval: tables.restart_interval(), data })
+        let restarts = Restarts::every(file.tables.restart_interval());
+        Some(Self { components, ac: file.ac(AcTable::new)?, units: file.frame.units(), restarts, data: file.data })
     }
 }
 

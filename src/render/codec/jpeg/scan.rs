@@ -5,8 +5,10 @@
 
 use super::{
     header::segment,
-    huffman::{COEFFICIENTS, Codes},
+    huffman::{Bits, COEFFICIENTS, Codes},
 };
+
+use crate::model::Size;
 
 /// All that segments have said so far.
 #[derive(Default)]
@@ -66,6 +68,72 @@ pub enum Next<'a> {
     Scan(ScanHeader, &'a [u8]),
     /// The end of the image.
     End,
+}
+
+/// A file with all coefficients of three components in its one scan.
+pub struct Sequential<'a> {
+    pub frame: Frame,
+    pub selected: [Selected; 3],
+    pub tables: Tables<'a>,
+    /// What follows the scan's header, up to the end of the file.
+    pub data: &'a [u8],
+}
+
+impl<'a> Sequential<'a> {
+    /// `sampling`: blocks of brightness, across and down, for one of each colour difference.
+    pub fn read(source: &'a [u8], sampling: (u32, u32)) -> Option<Self> {
+        let mut tables = Tables::default();
+        let Next::Scan(header, data) = tables.until_scan(source.strip_prefix(b"\xFF\xD8")?)? else { return None };
+        let frame = *tables.frame()?;
+        let is_whole = header.spectrum == (0, 63) && header.approximation == (0, 0);
+        if frame.progressive || !is_whole || !frame.is_sampled(sampling) {
+            return None;
+        }
+        Some(Self { frame, selected: header.components.try_into().ok()?, tables, data })
+    }
+
+    /// What `make` makes of the codes of all coefficients but the first, each once, at their numbers.
+    pub fn ac<T>(&self, make: impl Fn(Codes<'a>) -> Option<T>) -> Option<[Option<T>; 4]> {
+        let mut made = [const { None }; 4];
+        for selected in self.selected {
+            let (codes, number) = self.tables.ac(selected)?;
+            if made[number].is_none() {
+                made[number] = Some(make(codes)?);
+            }
+        }
+        Some(made)
+    }
+}
+
+/// Where restart markers stand among a scan's units (B.2.1).
+#[derive(Clone, Copy)]
+pub struct Restarts {
+    interval: u32,
+    /// Units until the next.
+    left: u32,
+    number: u8,
+}
+
+impl Restarts {
+    /// At a scan's beginning; an interval of 0: there are none.
+    pub fn every(interval: u32) -> Self {
+        Self { interval, left: interval, number: 0 }
+    }
+
+    /// Before each unit: goes past the marker, if one stands there. Whether one did, and predictions begin anew.
+    #[inline(always)]
+    pub fn pass(&mut self, bits: &mut Bits<'_>) -> Option<bool> {
+        if self.interval == 0 {
+            return Some(false);
+        }
+        let is_due = self.left == 0;
+        if is_due {
+            bits.restart(self.number)?;
+            (self.left, self.number) = (self.interval, (self.number + 1) % 8);
+        }
+        self.left -= 1;
+        Some(is_due)
+    }
 }
 
 impl<'a> Tables<'a> {
@@ -151,6 +219,17 @@ impl<'a> Tables<'a> {
 }
 
 impl Frame {
+    /// Whether a unit has so many blocks of brightness, across and down, and one of each colour difference.
+    pub fn is_sampled(&self, sampling: (u32, u32)) -> bool {
+        self.components.map(|component| component.sampling) == [sampling, (1, 1), (1, 1)]
+    }
+
+    /// Units across and down.
+    pub fn units(&self) -> Size {
+        let (across, down) = self.components[0].sampling;
+        Size::new(self.size.0.div_ceil(8 * across), self.size.1.div_ceil(8 * down))
+    }
+
     fn read(progressive: bool, body: &[u8]) -> Option<Self> {
         let &[8, h1, h0, w1, w0, 3, ref described @ ..] = body else { return None };
         let described: &[u8; 9] = described.try_into().ok()?;
