@@ -97,6 +97,16 @@ impl DcTable {
     }
 }
 
+/// The number that the first bits are, at most 15 (F.2.2.1).
+#[inline(always)]
+pub fn extended(window: u64, bits: u32) -> i16 {
+    if bits == 0 {
+        return 0;
+    }
+    let value = (window >> (64 - bits)) as i32;
+    (if value < 1 << (bits - 1) { value - (1 << bits) + 1 } else { value }) as i16
+}
+
 /// The coded bits, the first at the left.
 #[derive(Clone, Copy)]
 pub struct Bits<'a> {
@@ -206,13 +216,9 @@ impl<'a> Bits<'a> {
             (length, category) => (u32::from(length), category),
         };
         self.skip(length)?;
-        if category == 0 {
-            return Some(0);
-        }
-        let bits = u32::from(category);
-        let value = (self.window >> (64 - bits)) as i32;
-        self.skip(bits)?;
-        Some(if value < 1 << (bits - 1) { value - (1 << bits) + 1 } else { value })
+        let difference = extended(self.window, category.into());
+        self.skip(category.into())?;
+        Some(difference.into())
     }
 
     /// Past the marker that stands between restart intervals (B.2.1): fewer than eight bits before it, and it is the one expected.

@@ -7,7 +7,7 @@
 use sendimage_pixels::idct::{Block, PLACES};
 
 use super::{
-    huffman::{Bits, COEFFICIENTS, Codes, DcTable, MAX_CODE_BITS, Ordered},
+    huffman::{Bits, COEFFICIENTS, Codes, DcTable, MAX_CODE_BITS, Ordered, extended},
     means::sample,
     scan::{Restarts, Sequential},
 };
@@ -139,15 +139,6 @@ impl Coefficient {
         let takes = if bits == 0 && zeros < 15 { COEFFICIENTS as u8 } else { zeros + 1 };
         Some(Self { value: extended(window, bits), takes, bits: (length + bits) as u8 })
     }
-}
-
-/// The number that the first bits are (F.2.2.1).
-fn extended(window: u64, bits: u32) -> i16 {
-    if bits == 0 {
-        return 0;
-    }
-    let value = (window >> (64 - bits)) as i32;
-    (if value < 1 << (bits - 1) { value - (1 << bits) + 1 } else { value }) as i16
 }
 
 /// What is known of a block beside its coefficients.

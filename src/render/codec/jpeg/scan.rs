@@ -7,7 +7,6 @@ use super::{
     header::segment,
     huffman::{Bits, COEFFICIENTS, Codes},
 };
-
 use crate::model::Size;
 
 /// All that segments have said so far.
