@@ -155,8 +155,12 @@ pub fn decode_planes(source: &[u8], plan: &Plan, also: &[u8]) -> Result<Option<V
 
 /// As [`decode_planes`], at the plan's reduction, without having the file in memory. `None` too where that cannot be done.
 pub fn decode_planes_in_pieces<S: ReadAt + ?Sized>(source: &S, plan: &Plan) -> Option<Planes> {
+    // Of what cannot be had so, not even the header is read.
+    if plan.source.format != ImageFormat::Jpeg || plan.source.progressive || plan.decode_reduction != jpeg::MEANS {
+        return None;
+    }
     let head = head(source, JPEG_HEADER_BYTES);
-    expect_format(&head, plan).ok().filter(|&format| format == ImageFormat::Jpeg && plan.decode_reduction == 8)?;
+    expect_format(&head, plan).ok()?;
     jpeg::decode_planes_in_pieces(&head, source, plan.source.stored_size)
         .filter(|planes| planes.size == plan.decoded_size())
 }

@@ -35,7 +35,7 @@ const MAX_SCANS: u32 = 100;
 /// Profile bytes in one APP2 segment: 65,533 less the heading.
 const PROFILE_PART_BYTES: usize = 65_533 - ICC.len() - 2;
 /// The reduction at which a block is one sample.
-const MEANS: u8 = 8;
+pub const MEANS: u8 = 8;
 const END_OF_IMAGE: &[u8] = b"\xFF\xD9";
 
 /// Reads the header.

@@ -48,10 +48,14 @@ impl<'a, S: ReadAt + ?Sized> Pieces<'a, S> {
 
     /// Adds as much as there was, and a piece at least, to what is not read yet. Whether there was any more.
     fn fetch(&mut self) -> bool {
+        let rest = usize::try_from(self.source.length().saturating_sub(self.offset)).unwrap_or(usize::MAX);
+        if rest == 0 {
+            return false;
+        }
         self.piece.drain(..self.place.at);
         self.place.at = 0;
         let left = self.piece.len();
-        self.piece.resize(left + left.max(PIECE_BYTES), 0);
+        self.piece.resize(left + left.max(PIECE_BYTES).min(rest), 0);
         let mut filled = left;
         while let Some(room) = self.piece.get_mut(filled..).filter(|room| !room.is_empty()) {
             match self.source.read_at(self.offset, room) {
