@@ -9,9 +9,9 @@
 //! Numbers of clauses are those of ITU-T T.81.
 
 use super::{
-    huffman::{Bits, COEFFICIENTS, Codes, DcTable, MAX_CODE_BITS, Ordered},
+    huffman::{Bits, COEFFICIENTS, Codes, MAX_CODE_BITS, Ordered},
     pieces::Pieces,
-    scan::{Restarts, Sequential},
+    scan::{Component, Restarts, Sequential},
 };
 use crate::{model::Size, render::source::ReadAt};
 
@@ -34,7 +34,7 @@ pub fn decode<S: ReadAt + ?Sized>(
     luma: Size,
     chroma: Size,
 ) -> Option<Vec<u8>> {
-    let scan = Scan::read(head, sampling)?;
+    let scan = Sequential::read(head, sampling, AcTable::new)?;
     let units = scan.units;
     if luma != Size::new(units.width * sampling.0, units.height * sampling.1) || chroma != units {
         return None;
@@ -70,40 +70,7 @@ pub fn sample(coefficient: i16, quantum: i32) -> Option<u8> {
     (-512..512).contains(&value).then(|| (value + 128).clamp(0, 255) as u8)
 }
 
-struct Scan<'a> {
-    units: Size,
-    components: [Component; 3],
-    /// As many as are used, each once.
-    ac: [Option<AcTable>; 4],
-    restarts: Restarts,
-    data: &'a [u8],
-}
-
-struct Component {
-    sampling: (u32, u32),
-    /// What the DC coefficient is a multiple of.
-    quantum: i32,
-    dc: DcTable,
-    /// Number of the table of all other coefficients.
-    ac: usize,
-}
-
-impl<'a> Scan<'a> {
-    fn read(source: &'a [u8], sampling: (u32, u32)) -> Option<Self> {
-        let file = Sequential::read(source, sampling)?;
-        let mut components = file.frame.components.iter().zip(file.selected).map(|(described, selected)| {
-            Some(Component {
-                sampling: described.sampling,
-                quantum: file.tables.quanta(described)?[0].into(),
-                dc: DcTable::new(file.tables.dc(selected)?)?,
-                ac: file.tables.ac(selected)?.1,
-            })
-        });
-        let components = [components.next()??, components.next()??, components.next()??];
-        let restarts = Restarts::every(file.tables.restart_interval());
-        Some(Self { units: file.frame.units(), components, ac: file.ac(AcTable::new)?, restarts, data: file.data })
-    }
-
+impl Sequential<'_, AcTable> {
     /// Reads a row of units, into as many rows of blocks of brightness as a unit has, and one of each colour difference.
     fn row(
         &self,
@@ -114,8 +81,7 @@ impl<'a> Scan<'a> {
         red: &mut [u8],
     ) -> Option<Walk> {
         let [brightness, of_blue, of_red] = &self.components;
-        let table = |component: &Component| self.ac[component.ac].as_ref();
-        let (brightness_ac, blue_ac, red_ac) = (table(brightness)?, table(of_blue)?, table(of_red)?);
+        let (brightness_ac, blue_ac, red_ac) = (self.ac(brightness)?, self.ac(of_blue)?, self.ac(of_red)?);
         let (across, down) = (brightness.sampling.0 as usize, brightness.sampling.1 as usize);
         let stride = rows.len() / down;
         for (unit, (blue_sample, red_sample)) in blue.iter_mut().zip(red).enumerate() {
@@ -213,7 +179,7 @@ impl Bits<'_> {
         *predicted += self.difference(&component.dc)?;
         self.skip_coefficients(ac)?;
         // libjpeg keeps coefficients in 16 bits.
-        sample(i16::try_from(*predicted).ok()?, component.quantum)
+        sample(i16::try_from(*predicted).ok()?, component.quanta[0].into())
     }
 
     /// To the end of the block.

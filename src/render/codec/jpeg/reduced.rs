@@ -9,7 +9,7 @@ use sendimage_pixels::idct::{Block, PLACES};
 use super::{
     huffman::{Bits, COEFFICIENTS, Codes, DcTable, MAX_CODE_BITS, Ordered, extended},
     means::sample,
-    scan::{Restarts, Sequential},
+    scan::{Quanta, Sequential},
 };
 use crate::model::Size;
 
@@ -28,7 +28,8 @@ pub struct Reduced {
 
 /// The planes of each decode, one behind the other. `None`, and `sampling`, as in [`means::decode`](super::means::decode).
 pub fn decode(source: &[u8], sampling: (u32, u32), wanted: &[Reduced]) -> Option<Vec<Vec<u8>>> {
-    let scan = Scan::read(source, sampling)?;
+    let scan = Sequential::read(source, sampling, AcTable::new)?;
+    let places = scan.components.each_ref().map(|component| Places::of(&component.quanta));
     let mut decodes = Vec::with_capacity(wanted.len());
     for wanted in wanted {
         decodes.push(Decode::new(wanted)?);
@@ -44,8 +45,8 @@ pub fn decode(source: &[u8], sampling: (u32, u32), wanted: &[Reduced]) -> Option
         for (place, component) in scan.components.iter().enumerate() {
             let (across, down) = component.sampling;
             for (row, column) in (0..down).flat_map(|row| (0..across).map(move |column| (row, column))) {
-                let ac = scan.ac[component.ac].as_ref()?;
-                let found = bits.coefficients(component, ac, &mut predicted[place], &mut block)?;
+                let ac = scan.ac(component)?;
+                let found = bits.coefficients(&component.dc, ac, &places[place], &mut predicted[place], &mut block)?;
                 for decode in &mut decodes {
                     decode.put(place, x * across + column, y * down + row, found, &block)?;
                 }
@@ -54,42 +55,6 @@ pub fn decode(source: &[u8], sampling: (u32, u32), wanted: &[Reduced]) -> Option
         }
     }
     bits.ends_with_the_image().then(|| decodes.into_iter().map(|decode| decode.samples).collect())
-}
-
-struct Scan<'a> {
-    components: [Component; 3],
-    /// As many as are used, each once.
-    ac: [Option<AcTable>; 4],
-    units: Size,
-    restarts: Restarts,
-    data: &'a [u8],
-}
-
-struct Component {
-    sampling: (u32, u32),
-    /// Quantum and place in the block, by the order of transmission.
-    places: [(i16, u8); COEFFICIENTS],
-    dc: DcTable,
-    /// Number of the table of all other coefficients.
-    ac: usize,
-}
-
-impl<'a> Scan<'a> {
-    fn read(source: &'a [u8], sampling: (u32, u32)) -> Option<Self> {
-        let file = Sequential::read(source, sampling)?;
-        let mut components = file.frame.components.iter().zip(file.selected).map(|(described, selected)| {
-            let quanta = file.tables.quanta(described)?;
-            Some(Component {
-                sampling: described.sampling,
-                places: std::array::from_fn(|at| (quanta[at], PLACES[at])),
-                dc: DcTable::new(file.tables.dc(selected)?)?,
-                ac: file.tables.ac(selected)?.1,
-            })
-        });
-        let components = [components.next()??, components.next()??, components.next()??];
-        let restarts = Restarts::every(file.tables.restart_interval());
-        Some(Self { components, ac: file.ac(AcTable::new)?, units: file.frame.units(), restarts, data: file.data })
-    }
 }
 
 /// Codes of all coefficients but the first.
@@ -141,6 +106,15 @@ impl Coefficient {
     }
 }
 
+/// Quantum and place in the block of each coefficient, in the order of transmission.
+struct Places([(i16, u8); COEFFICIENTS]);
+
+impl Places {
+    fn of(quanta: &Quanta) -> Self {
+        Self(std::array::from_fn(|at| (quanta[at], PLACES[at])))
+    }
+}
+
 /// What is known of a block beside its coefficients.
 #[derive(Clone, Copy)]
 struct Found {
@@ -156,16 +130,17 @@ impl Bits<'_> {
     #[inline(always)]
     fn coefficients(
         &mut self,
-        component: &Component,
+        dc: &DcTable,
         table: &AcTable,
+        Places(places): &Places,
         predicted: &mut i32,
         block: &mut Block,
     ) -> Option<Found> {
         // In registers.
         let mut bits = *self;
-        *predicted += bits.difference(&component.dc)?;
+        *predicted += bits.difference(dc)?;
         let mean = i16::try_from(*predicted).ok()?;
-        let (quantum, place) = component.places[0];
+        let (quantum, place) = places[0];
         let first = i32::from(mean) * i32::from(quantum);
         block.set(place, first as i16);
         let mut magnitudes = magnitude(first);
@@ -182,7 +157,7 @@ impl Bits<'_> {
                 (usize::from(found.takes) == COEFFICIENTS).then_some(())?;
                 break;
             }
-            let (quantum, place) = component.places[at];
+            let (quantum, place) = places[at];
             let product = i32::from(found.value) * i32::from(quantum);
             block.set(place, product as i16);
             magnitudes |= magnitude(product);

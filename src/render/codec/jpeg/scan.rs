@@ -5,7 +5,7 @@
 
 use super::{
     header::segment,
-    huffman::{Bits, COEFFICIENTS, Codes},
+    huffman::{Bits, COEFFICIENTS, Codes, DcTable},
 };
 use crate::model::Size;
 
@@ -69,38 +69,57 @@ pub enum Next<'a> {
     End,
 }
 
-/// A file with all coefficients of three components in its one scan.
-pub struct Sequential<'a> {
-    pub frame: Frame,
-    pub selected: [Selected; 3],
-    pub tables: Tables<'a>,
+/// A file with all coefficients of three components in its one scan. `T` is what a decoder makes of the codes of all coefficients but
+/// the first.
+pub struct Sequential<'a, T> {
+    pub units: Size,
+    pub components: [Component; 3],
+    /// As many as are used, each once.
+    ac: [Option<T>; 4],
+    pub restarts: Restarts,
     /// What follows the scan's header, up to the end of the file.
     pub data: &'a [u8],
 }
 
-impl<'a> Sequential<'a> {
+/// A component of such a file.
+pub struct Component {
+    /// Blocks in a unit, across and down.
+    pub sampling: (u32, u32),
+    pub quanta: Quanta,
+    pub dc: DcTable,
+    /// Number of the table of all other coefficients.
+    ac: usize,
+}
+
+impl<'a, T> Sequential<'a, T> {
     /// `sampling`: blocks of brightness, across and down, for one of each colour difference.
-    pub fn read(source: &'a [u8], sampling: (u32, u32)) -> Option<Self> {
+    pub fn read(source: &'a [u8], sampling: (u32, u32), make: impl Fn(Codes<'a>) -> Option<T>) -> Option<Self> {
         let mut tables = Tables::default();
         let Next::Scan(header, data) = tables.until_scan(source.strip_prefix(b"\xFF\xD8")?)? else { return None };
-        let frame = *tables.frame()?;
+        let frame = tables.frame()?;
         let is_whole = header.spectrum == (0, 63) && header.approximation == (0, 0);
         if frame.progressive || !is_whole || !frame.is_sampled(sampling) {
             return None;
         }
-        Some(Self { frame, selected: header.components.try_into().ok()?, tables, data })
+        let selected: [_; 3] = header.components.try_into().ok()?;
+        let mut ac = [const { None }; 4];
+        let mut components = frame.components.iter().zip(selected).map(|(described, selected)| {
+            let (codes, number) = tables.ac(selected)?;
+            if ac[number].is_none() {
+                ac[number] = Some(make(codes)?);
+            }
+            let (quanta, dc) = (*tables.quanta(described)?, DcTable::new(tables.dc(selected)?)?);
+            Some(Component { sampling: described.sampling, quanta, dc, ac: number })
+        });
+        let components = [components.next()??, components.next()??, components.next()??];
+        let restarts = Restarts::every(tables.restart_interval());
+        Some(Self { units: frame.units(), components, ac, restarts, data })
     }
 
-    /// What `make` makes of the codes of all coefficients but the first, each once, at their numbers.
-    pub fn ac<T>(&self, make: impl Fn(Codes<'a>) -> Option<T>) -> Option<[Option<T>; 4]> {
-        let mut made = [const { None }; 4];
-        for selected in self.selected {
-            let (codes, number) = self.tables.ac(selected)?;
-            if made[number].is_none() {
-                made[number] = Some(make(codes)?);
-            }
-        }
-        Some(made)
+    /// A component's codes of all coefficients but the first.
+    #[inline(always)]
+    pub fn ac(&self, component: &Component) -> Option<&T> {
+        self.ac[component.ac].as_ref()
     }
 }
 
